@@ -1,0 +1,44 @@
+# Two commands matter: `make run` and `make test`. Needs Python >= 3.11, make and the package registries.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: run test check soak docs dist clean
+
+run: .venv/.run          ## the main job in ten seconds: host, jobs and a local PostHog receiver
+	@$(BIN)/lifebeat demo
+
+test: .venv/.dev         ## every test but the long ones
+	$(BIN)/python -m pytest -n 2 -m "not soak"
+
+check: .venv/.dev        ## linters and type checkers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p lifebeat -p lifebeat_jobs
+	$(BIN)/pyright
+
+soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broken files
+	$(BIN)/python -m pytest -m soak -s --timeout 3600
+
+docs: .venv/.dev         ## write the generated pages and schemas again
+	$(BIN)/python -m tests.generate
+
+dist: .venv/.dev         ## sdist and wheel
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv build dist *.egg-info scheduler/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; install one, or say which: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+.venv/.run: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -e . --group check
+	@touch $@ .venv/.run

@@ -1,0 +1,203 @@
+"""The three jobs: read the merged settings, build the event, put it in the outbox; and what commands ask for."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lifebeat import statedir
+from lifebeat_jobs import events, identity, privacy
+from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from pathlib import Path
+
+    from lifebeat.context import JobContext
+    from lifebeat.settings import Settings
+
+FILE_NAME = "outbox.sqlite3"
+DELIVERY = "delivery"
+_POLL = 0.02
+_memory: dict[Path, Outbox] = {}
+
+
+def startup(context: JobContext) -> None:
+    """The application started."""
+    _record(context, events.Startup, {}, context.instant)
+    _deliver_in_background(context)
+
+
+def heartbeat(context: JobContext) -> None:
+    """The application is running."""
+    now = _now(context)
+    hours, days = events.hours_and_days(now - context.started_at)
+    _record(context, events.Heartbeat, {"uptime_hours": hours, "uptime_days": days}, now)
+    _deliver_in_background(context)
+
+
+def shutdown(context: JobContext) -> None:
+    """The application stopped: say so, and deliver what waits within the time there is."""
+    deadline = None if context.timeout is None else context.clock.monotonic() + context.timeout.total_seconds()
+    hours, days = events.hours_and_days(context.instant - context.started_at)
+    spans = {"total_runtime_hours": hours, "total_runtime_days": days}
+    _record(context, events.Shutdown, spans, context.instant)
+    _flush(context, deadline, all_waiting=False)
+
+
+def _now(context: JobContext) -> datetime:
+    from lifebeat.schedule import SECOND, to_datetime  # noqa: PLC0415
+
+    return to_datetime(int(context.clock.time() * SECOND))
+
+
+def _record(context: JobContext, kind: type[events.Event], more: dict[str, Any], moment: datetime) -> None:
+    settings = context.read_settings()
+    if not settings.enabled:
+        return
+    outbox = open_outbox(context, create=True)
+    _give_notice(context, outbox, settings)
+    instance_id = identity.instance_id(context)
+    if instance_id is None:
+        context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
+        return
+    event = kind(**events.surroundings(settings, instance_id), **more)
+    body, event_id = events.serialize(event, moment)
+    leak = privacy.leak_in_event(body, privacy.this_machine())
+    if leak is None:
+        outbox.record(event_id, event.name, body)
+    else:
+        outbox.suppressed(event_id, event.name, body, leak)
+        context.logger.warning("the event %s was not let out: %s (see: lifebeat log)", event.name, leak)
+
+
+def _give_notice(context: JobContext, outbox: Outbox, settings: Settings) -> None:
+    """Say once per installation, before anything is collected, what is sent, where to, and how to stop it."""
+    if not outbox.note_once("notice", str(context.clock.time())):
+        return
+    shown = context.logger.isEnabledFor(20) and context.logger.hasHandlers()
+    context.logger.log(
+        20 if shown else 30,  # a host without a log configuration shows warnings only, and this line must be seen
+        "%s sends anonymous telemetry (start, heartbeat every %s, stop) to %s. See it: lifebeat preview. "
+        "Turn it off: lifebeat setconfig telemetryEnabled false, or TELEMETRY_ENABLED=false, or DO_NOT_TRACK=1.",
+        settings.app_name or "This application",
+        _spoken(settings),
+        settings.host,
+    )
+
+
+def _spoken(settings: Settings) -> str:
+    from lifebeat.durations import format_duration  # noqa: PLC0415
+
+    return format_duration(settings.heartbeat_interval)
+
+
+def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
+    """The outbox of this installation; in memory only where no directory can be written."""
+    settings = context.settings
+    bounds = Bounds(
+        events=settings.outbox_events,
+        bytes=settings.outbox_bytes,
+        age=settings.outbox_age.total_seconds(),
+    )
+    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(context.logger.warning, "%s"))
+    if context.state_dir is None:
+        return _memory.setdefault(context.config_dir, make(None))
+    if create:
+        statedir.make(context.state_dir)
+    return make(context.state_dir / FILE_NAME)
+
+
+def _deliver_in_background(context: JobContext) -> None:
+    if context.read_settings().enabled:
+        context.background(DELIVERY, partial(_deliver, context))
+
+
+def _deliver(context: JobContext) -> None:
+    """Deliver what is due, and let the scheduler come back for the rest."""
+    from lifebeat_jobs.delivery import Delivery, may_send, next_attempt  # noqa: PLC0415 - not on the start path
+
+    outbox = open_outbox(context)
+    try:
+        if not may_send(context.read_settings()):
+            withdrawn(context)
+            return
+        with outbox.sending() as mine:
+            if mine:
+                Delivery(context, outbox).run()
+        again = next_attempt(context, outbox)
+    except OutboxUnavailable as error:
+        context.logger.debug("telemetry was not delivered: %s", error)
+        return
+    if again is not None:
+        context.later(DELIVERY, again, partial(_deliver_in_background, context))
+
+
+def _flush(
+    context: JobContext,
+    deadline: float | None,
+    *,
+    all_waiting: bool,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    from lifebeat_jobs.delivery import Delivery  # noqa: PLC0415 - not on the start path
+
+    outbox = open_outbox(context)
+    while True:
+        with outbox.sending() as mine:
+            if mine:
+                delivery = Delivery(context, outbox, deadline)
+                delivery.run(all_waiting=all_waiting, progress=progress)
+                return delivery.delivered
+        if outbox.waiting().count == 0 or (deadline is not None and context.clock.monotonic() >= deadline):
+            return 0
+        time.sleep(_POLL)
+
+
+def flush(context: JobContext, timeout: timedelta | None, progress: Callable[[int], None] | None = None) -> int:
+    """Deliver everything that waits, also what waits for its next attempt; says how many were delivered."""
+    deadline = None if timeout is None else context.clock.monotonic() + timeout.total_seconds()
+    return _flush(context, deadline, all_waiting=True, progress=progress)
+
+
+def withdrawn(context: JobContext) -> None:
+    """Telemetry was turned off: what waits is not sent, now or later."""
+    settings = context.read_settings()
+    if settings.opted_out:
+        outbox = open_outbox(context)
+        if outbox.waiting().count:
+            outbox.suppress_waiting(settings.reason)
+
+
+def status(context: JobContext) -> dict[str, Any]:
+    """What an operator wants to know."""
+    settings = context.read_settings()
+    waiting = open_outbox(context).waiting()
+    return {
+        "telemetry": "on" if settings.enabled else "off",
+        "reason": settings.reason,
+        "host": settings.host,
+        "api_key": "set" if settings.api_key else "none: nothing is sent, events stay in the local ledger",
+        "instance_id": identity.known_id(context),
+        "state_dir": None if context.state_dir is None else str(context.state_dir),
+        "waiting": waiting.count,
+        "waiting_since": waiting.since,
+        "next_attempt": waiting.next_attempt,
+        "dropped": waiting.dropped,
+    }
+
+
+def preview(context: JobContext, name: str | None = None) -> list[str]:
+    """The exact events that would be sent now, without sending or keeping anything; also while telemetry is off."""
+    known = identity.known_id(context) or events.uuid7()
+    shared = events.surroundings(context.settings, known)
+    now = _now(context)
+    hours, days = events.hours_and_days(now - context.started_at)
+    made: list[events.Event] = [
+        events.Startup(**shared),
+        events.Heartbeat(**shared, uptime_hours=hours, uptime_days=days),
+        events.Shutdown(**shared, total_runtime_hours=hours, total_runtime_days=days),
+    ]
+    return [events.serialize(event, now)[0] for event in made if name in {None, event.name}]

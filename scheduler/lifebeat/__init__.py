@@ -1,0 +1,35 @@
+"""Anonymous lifecycle telemetry for self-hosted Python applications, as scheduler jobs that are edited in config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.errors import ConfigError, LifebeatError, Problem
+from lifebeat.version import __version__
+
+if TYPE_CHECKING:
+    from lifebeat.context import JobContext
+    from lifebeat.embedding import attach
+    from lifebeat.handle import Lifebeat
+
+__all__ = [
+    "ConfigError",
+    "JobContext",
+    "Lifebeat",
+    "LifebeatError",
+    "Problem",
+    "__version__",
+    "attach",
+]
+
+_LATE = {"attach": "lifebeat.embedding", "JobContext": "lifebeat.context", "Lifebeat": "lifebeat.handle"}
+
+
+def __getattr__(name: str) -> Any:
+    """The names that bring more along are imported when they are asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - this is the late import
+
+    value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+    return value

@@ -1,0 +1,59 @@
+"""Durations as people write them: 500ms, 90s, 15m, 24h, 7d, 1h30m."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+LONGEST = timedelta(days=3660)
+ALLOWED = "a number with a unit, such as 90s, 15m, 24h or 7d"
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PART = r"\d+(?:\.\d+)?(?:ms|[smhdw])"
+PATTERN = rf"^(?:{_PART})+$"
+
+
+def parse_duration(text: str, *, zero: bool = False) -> timedelta:
+    """Read a duration.
+
+    Args:
+        text: What was written.
+        zero: Whether no time at all is allowed.
+
+    Raises:
+        ValueError: It is not a duration, or zero, negative, or longer than ten years; the message says which.
+    """
+    written = text.strip()
+    if not re.match(PATTERN, written):
+        raise ValueError(_what_is_wrong(written))
+    parts = re.findall(r"([\d.]+)(ms|[smhdw])", written)
+    if len(written) > 40:  # noqa: PLR2004 - ten years in every unit take fewer characters
+        raise ValueError("is too long for a duration")
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"is longer than {LONGEST.days}d, the longest allowed")
+    duration = timedelta(seconds=seconds)
+    if not duration and not zero:
+        raise ValueError("must be longer than no time at all")
+    return duration
+
+
+def _what_is_wrong(written: str) -> str:
+    if re.fullmatch(r"-.*\d.*", written):
+        return f"is negative; it takes {ALLOWED}"
+    if re.fullmatch(r"\d+(\.\d+)?", written):
+        return f"has no unit; write {written}s, {written}m or {written}h"
+    if re.fullmatch(r"\d+(:\d+)+", written):
+        return f"looks like a clock time, which YAML 1.1 turns into another number; it takes {ALLOWED}"
+    return f"is not a duration; it takes {ALLOWED}"
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration the way a person would: the largest unit that fits first."""
+    microseconds = duration // timedelta(microseconds=1)
+    parts: list[str] = []
+    for unit, size in (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000)):
+        count, microseconds = divmod(microseconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"

@@ -1,0 +1,40 @@
+"""The errors, and the problems they list: where, what, what is allowed, what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in what a person wrote.
+
+    Attributes:
+        source: Where it was written: a file's path as the person knows it, or a layer such as ``environment``.
+        message: What is wrong, what is allowed, what to do.
+        line: The line in the file, from 1; ``None`` where there are no lines.
+        column: The column in that line, from 1; ``None`` where there are no lines.
+        text: The line itself, for the caret; ``None`` where it is not known.
+    """
+
+    source: str
+    message: str
+    line: int | None = None
+    column: int | None = None
+    text: str | None = None
+
+    def __str__(self) -> str:
+        place = self.source if self.line is None else f"{self.source}:{self.line}:{self.column}"
+        return f"{place}: {self.message}"
+
+
+class LifebeatError(Exception):
+    """What Lifebeat raises when it cannot do what it was asked."""
+
+
+class ConfigError(LifebeatError):
+    """Config or a job file is wrong; every problem found is in ``problems``, in the order of the file."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems

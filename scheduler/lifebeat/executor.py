@@ -1,0 +1,99 @@
+"""The executor of Lifebeat's jobs on APScheduler: daemon threads that live as long as there is work.
+
+APScheduler's own pool keeps its threads for ever and makes the interpreter wait for them at exit; and it does not tell
+a function which instant it runs for.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.executors.base import BaseExecutor
+
+MAX_THREADS = 20
+
+
+class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships no types
+    """Runs ``job.func(run_time)`` in a daemon thread; at most ``MAX_THREADS`` at once, the rest in line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line: deque[tuple[Any, list[datetime]]] = deque()
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._running = 0
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Forget what waits in line; with ``wait`` let the running jobs end, unless this is an event loop's thread."""
+        with self._changed:
+            self._running -= len(self._line)
+            self._line.clear()
+        if wait and not on_event_loop():
+            self.drain(None)
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until nothing runs, for at most ``timeout`` seconds (``None``: for ever); says whether nothing does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._running == 0, timeout)
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        with self._changed:
+            self._line.append((job, run_times))
+            self._running += 1
+            if self._threads >= MAX_THREADS:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name="lifebeat-job", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._line:
+                    self._threads -= 1
+                    return
+                job, run_times = self._line.popleft()
+            try:
+                self._run_job_success(job.id, _run(job, run_times, self._logger))
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+
+
+def _run(job: Any, run_times: list[datetime], logger: Any) -> list[JobExecutionEvent]:
+    events: list[JobExecutionEvent] = []
+    for run_time in run_times:
+        late = time.time() - run_time.timestamp()
+        if job.misfire_grace_time is not None and late > job.misfire_grace_time:
+            logger.warning("the run of job %s at %s was missed by %.1f s", job.name, run_time, late)
+            events.append(JobExecutionEvent(EVENT_JOB_MISSED, job.id, job._jobstore_alias, run_time))  # noqa: SLF001 - APScheduler's own executors use it
+        else:
+            events.append(_run_once(job, run_time, logger))
+    return events
+
+
+def _run_once(job: Any, run_time: datetime, logger: Any) -> JobExecutionEvent:
+    alias = job._jobstore_alias  # noqa: SLF001 - APScheduler's own executors use it
+    try:
+        value = job.func(run_time.astimezone(UTC))
+    except Exception as error:
+        logger.exception("job %s failed", job.name)
+        return JobExecutionEvent(EVENT_JOB_ERROR, job.id, alias, run_time, exception=error, traceback="")
+    return JobExecutionEvent(EVENT_JOB_EXECUTED, job.id, alias, run_time, retval=value)
+
+
+def on_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # a host that has not imported it has no loop, and need not pay for it
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,465 @@
+"""Start, run, stop, flush: the life of an application's jobs in one process."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import platform
+import threading
+import weakref
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from lifebeat import jobfile, statedir, targets
+from lifebeat.context import JobContext
+from lifebeat.errors import ConfigError, LifebeatError
+from lifebeat.schedule import (
+    SECOND,
+    AtShutdown,
+    AtStart,
+    Every,
+    Instants,
+    instants_of,
+    jitter_of,
+    to_datetime,
+    to_instant,
+)
+from lifebeat.watch import Watch
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import ModuleType
+
+    from lifebeat.clock import Clock
+    from lifebeat.jobfile import JobFile, JobSpec
+    from lifebeat.layers import ConfigSource
+    from lifebeat.presence import Presence
+
+T = TypeVar("T")
+AT_ONCE = timedelta(0)
+JOIN_TIMEOUT = 1.0
+LEAVE_TIMEOUT = 0.75
+
+
+class Scheduler(Protocol):
+    """What a life needs of the scheduler that it lives on."""
+
+    @property
+    def event_loop(self) -> Any: ...
+    def add(
+        self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Callable[[datetime], None]
+    ) -> None: ...
+    def add_once(self, job_id: str, delay: timedelta, run: Callable[[datetime], None]) -> None: ...
+    def remove(self, job_id: str) -> None: ...
+    def drain(self, timeout: float) -> bool: ...
+
+
+class Lifecycle:
+    """One process's part in an application's life, from the scheduler's start to its stop; may live again."""
+
+    def __init__(self, source: ConfigSource, *, allow: Sequence[str], clock: Clock, logger: logging.Logger) -> None:
+        self.source = source
+        self.allow = tuple(allow)
+        self.clock = clock
+        self.logger = logger
+        self._lock = threading.RLock()
+        self._arriving = threading.Lock()
+        self._scheduler: Scheduler | None = None
+        self._stage: Literal["idle", "alive", "stopping"] = "idle"
+        self._started_at = 0.0
+        self._plan: dict[str, JobSpec] = {}
+        self._seed = ""
+        self._begun: set[str] = set()
+        self._presence: Presence | None = None
+        self._arrival: tuple[bool, float] | None = None
+        self._watch: Watch | None = None
+        self._threads: dict[str, threading.Thread] = {}
+        self._said: set[str] = set()
+        self.finished = threading.Event()
+        self.finished.set()
+        if hasattr(os, "register_at_fork"):
+            # A method that does not keep this object alive, since the hook itself can never be removed.
+            os.register_at_fork(after_in_child=partial(_forget_in_child, weakref.ref(self)))
+
+    def forget(self) -> None:
+        """In a forked child: this life is the parent's; the child has none until its own scheduler starts."""
+        self._lock = threading.RLock()
+        self._arriving = threading.Lock()
+        self._stage = "idle"
+        self._threads = {}
+        self._watch = None
+        atexit.unregister(self.stop)
+
+    # -- what there is to run ------------------------------------------------------------------------------------
+
+    def load(self, *, import_disabled: bool = False) -> JobFile:
+        """The job file as it is now, with the overlay and the settings on it."""
+        path = jobfile.job_file(self.source.config_dir)
+        return jobfile.load(
+            path,
+            self.source.read(),
+            overlay=self.source.overlay,
+            allow=self.allow,
+            import_disabled=import_disabled,
+        )
+
+    def files(self) -> list[Path]:
+        """The files that the plan is made from."""
+        return [*self.source.files(), self.source.config_dir / jobfile.FILE_NAME]
+
+    def check(self) -> JobFile:
+        """The job file for a host: a fault in telemetry's jobs is said and lives on, one in the host's own raises.
+
+        Raises:
+            ConfigError: The host's own jobs have a fault.
+        """
+        found = self.load()
+        if found.host_problems:
+            raise ConfigError(*found.host_problems)
+        for problem in dict.fromkeys((*self.source.read().problems, *found.problems)):
+            self.say_once(f"problem:{problem}", f"telemetry is held: {problem}")
+        return found
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def start(self, scheduler: Scheduler) -> None:
+        """The scheduler has started: register what the job file says."""
+        with self._lock:
+            if self._stage != "idle":
+                return
+            self._scheduler, self._stage = scheduler, "alive"
+            self._started_at = self.clock.time()
+            self._plan, self._begun, self._arrival, self._presence = {}, set(), None, None
+            self.finished.clear()
+            self._apply(self.load(), first=True)
+            atexit.register(self.stop)
+
+    def _apply(self, found: JobFile, *, first: bool = False) -> None:
+        """Register what is new or changed, remove what is gone, leave the rest alone."""
+        assert self._scheduler is not None  # noqa: S101 - only called while alive
+        plan = {spec.id: spec for spec in found.specs if spec.enabled}
+        seed = self.find_seed()
+        for job_id, spec in list(self._plan.items()):
+            if plan.get(job_id) != spec:
+                self._scheduler.remove(job_id)
+        for spec in plan.values():
+            moved = seed != self._seed and _depends_on_seed(spec)
+            if self._plan.get(spec.id) != spec or moved:
+                self._register(spec, seed, first=first)
+        self._withdraw([spec for spec in found.specs if not spec.enabled and (first or spec.id in self._plan)])
+        self._plan, self._seed = plan, seed
+        if plan and self._watch is None:
+            self._watch = Watch(self.files, self.reload)
+            self._watch.start()
+
+    def _register(self, spec: JobSpec, seed: str, *, first: bool) -> None:
+        assert self._scheduler is not None  # noqa: S101 - only called while alive
+        if isinstance(spec.trigger, AtStart):
+            if first:
+                self._scheduler.add_once(spec.id, AT_ONCE, partial(self._begin, spec))
+            return
+        instants = instants_of(spec.trigger, job_id=spec.id, seed=seed, started_at=self._started_at)
+        if instants is None:
+            return
+        jitter = partial(_jitter, spec, seed)
+        self._scheduler.add(spec, instants, jitter, partial(self._run, spec))
+        if first and spec.once == "application":
+            self._scheduler.add_once(f"{spec.id}:missed", AT_ONCE, partial(self._make_up, spec, instants, jitter))
+
+    def _withdraw(self, specs: list[JobSpec]) -> None:
+        """Tell the modules of jobs that were turned off, so that nothing of theirs goes on."""
+        if not self.source.read().opted_out:
+            return
+        for module in _modules(spec for spec in specs if spec.is_telemetry):
+            try:
+                module.withdrawn(self.context(module.__name__))
+            except LifebeatError as error:
+                self.say_once(f"withdrawn:{error}", str(error))
+
+    def find_seed(self) -> str:
+        """What the installation's phase is made from: its ID, or where there is none yet something that stays here."""
+        settings = self.source.read()
+        found = settings.instance_id
+        if found is None and (state := self.state_dir(create=False)) is not None:
+            found = statedir.read_id(state / statedir.ID_FILE)
+        if found is None:
+            local = f"{platform.node()}:{self.source.config_dir.resolve()}"
+            found = hashlib.sha256(local.encode()).hexdigest()
+        return found
+
+    # -- run -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, spec: JobSpec, moment: datetime) -> None:
+        """A ``when: start`` job: once in this life, and only by the first process in if the application shares it."""
+        with self._lock:
+            if spec.id in self._begun:
+                return
+            self._begun.add(spec.id)
+        if spec.once == "process" or self._arrive()[0]:
+            self._call(spec, moment)
+        with self._lock:
+            if self._stage == "alive" and self.find_seed() != self._seed:
+                self._apply(self.load())
+
+    def _run(self, spec: JobSpec, instant: datetime) -> None:
+        if spec.once == "process" or self._claim(spec, to_instant(instant)):
+            self._call(spec, instant)
+
+    def _make_up(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], _: datetime) -> None:
+        """Run the latest instant that came while no process was there, if one did."""
+        now = int(self.clock.time() * SECOND)
+        due = instants.latest(now)
+        if due is not None and due + jitter(due) > now:
+            due = instants.latest(due - 1)
+        last = self._last_claim(spec)
+        if due is None or (last is not None and last >= due):
+            return
+        late = timedelta(microseconds=now - due)
+        if self._claim(spec, due) and last is not None and (spec.misfire_grace is None or late <= spec.misfire_grace):
+            self._call(spec, to_datetime(due))
+
+    def _call(self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None) -> None:
+        context = self.context(spec.id, instant=instant, once=spec.once, timeout=timeout or spec.timeout)
+        target = targets.find(spec.run)
+        args = {**spec.args, "context": context} if targets.takes_context(target) else spec.args
+        try:
+            self._await(target(**args), context.timeout)
+        except Exception as error:
+            if not spec.is_telemetry:
+                raise
+            self.say_once(f"{spec.id}:{error}", f"{spec.id}: {error}")
+            self.logger.debug("job %s failed", spec.id, exc_info=True)
+
+    def _await(self, result: Any, timeout: timedelta | None) -> None:
+        """Let an async function's work be done: on the scheduler's loop if it has one, else here."""
+        if not hasattr(result, "__await__"):
+            return
+        import asyncio  # noqa: PLC0415 - only for async functions, whose host has it already
+
+        seconds = None if timeout is None else timeout.total_seconds()
+        loop = self._scheduler.event_loop if self._scheduler else None
+
+        async def bounded() -> None:
+            await asyncio.wait_for(result, seconds)
+
+        if loop is not None and loop.is_running():
+            asyncio.run_coroutine_threadsafe(bounded(), loop).result()
+        else:
+            asyncio.run(bounded())
+
+    def context(
+        self,
+        job_id: str,
+        *,
+        instant: datetime | None = None,
+        once: str = "process",
+        timeout: timedelta | None = None,
+    ) -> JobContext:
+        """What a job is told; without a running scheduler too, for commands that only look."""
+        now = self.clock.time()
+        started_at = self._arrive()[1] if once == "application" else self._started_at or now
+        return JobContext(
+            job_id=job_id,
+            instant=instant or to_datetime(int(now * SECOND)),
+            started_at=to_datetime(int(started_at * SECOND)),
+            settings=self.source.read(),
+            config_dir=self.source.config_dir,
+            state_dir=self.state_dir(create=False),
+            clock=self.clock,
+            logger=self.logger,
+            timeout=timeout,
+            read_settings=self.source.read,
+            background=self._background,
+            later=self._later,
+        )
+
+    def state_dir(self, *, create: bool) -> Path | None:
+        """Where state is kept; ``None`` where no directory can be written."""
+        settings = self.source.read()
+        found = statedir.state_dir(
+            setting=settings.state_dir,
+            environ=self.source.environ,
+            config_dir=self.source.config_dir,
+            app_name=settings.app_name,
+            create=create,
+        )
+        if found.path is None:
+            self.say_once("state_dir", f"no directory for state: {found.reason}")
+        return found.path
+
+    def _background(self, name: str, work: Callable[[], None]) -> None:
+        with self._lock:
+            if name in self._threads and self._threads[name].is_alive():
+                return
+            self._threads[name] = thread = threading.Thread(target=work, name=f"lifebeat-{name}", daemon=True)
+            thread.start()
+
+    def _later(self, name: str, delay: timedelta, work: Callable[[], None]) -> None:
+        with self._lock:
+            if self._scheduler is not None and self._stage == "alive":
+                self._scheduler.add_once(name, delay, lambda _: work())
+
+    def say_once(self, key: str, message: str) -> None:
+        """One warning in the log for each ``key`` in a process's life."""
+        if key not in self._said:
+            self._said.add(key)
+            self.logger.warning("%s", message)
+
+    # -- once per application ------------------------------------------------------------------------------------
+
+    def _house(self) -> Presence | None:
+        """The application's register of processes; ``None`` where it cannot be kept and the process stands alone."""
+        with self._lock:
+            if self._presence is None and (state := self.state_dir(create=True)) is not None:
+                from lifebeat.presence import Presence  # noqa: PLC0415 - only for jobs that the application shares
+
+                self._presence = Presence(state, clock=self.clock)
+            return self._presence
+
+    def _arrive(self) -> tuple[bool, float]:
+        """Whether this process is the first in, and when the application started."""
+        with self._arriving:
+            if self._arrival is None:
+                alone = (True, self._started_at or self.clock.time())
+                if self._stage == "idle" or (house := self._house()) is None:
+                    return alone
+                self._arrival = self._try(lambda: _joined(house), alone)
+            return self._arrival
+
+    def _claim(self, spec: JobSpec, instant: int) -> bool:
+        house = self._house()
+        return house is None or self._try(lambda: house.claim(spec.id, instant / SECOND), default=True)
+
+    def _last_claim(self, spec: JobSpec) -> int | None:
+        house = self._house()
+        last = None if house is None else self._try(lambda: house.last_claim(spec.id), None)
+        return None if last is None else round(last * SECOND)
+
+    def _try(self, ask: Callable[[], T], default: T) -> T:
+        try:
+            return ask()
+        except LifebeatError as error:
+            self.say_once("presence", f"each process counts as an application of its own: {error}")
+            return default
+
+    # -- change --------------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Config was edited: apply what changed; what is wrong is said, and the old plan goes on."""
+        with self._lock:
+            if self._stage != "alive":
+                return
+            settings, found = self.source.read(), self.load()
+            problems = dict.fromkeys((*settings.problems, *found.problems))
+            for problem in problems:
+                self.logger.error("%s; what ran before goes on", problem)
+            if not problems or settings.opted_out:
+                self._apply(found)
+
+    # -- stop ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """The scheduler has stopped, or the interpreter ends: run the ``when: shutdown`` jobs, within their time."""
+        with self._lock:
+            if self._stage != "alive":
+                return
+            self._stage = "stopping"
+            plan, self._plan = self._plan, {}
+            if self._watch is not None:
+                self._watch.stop()
+                self._watch = None
+        atexit.unregister(self.stop)
+        try:
+            self._finish(plan)
+        finally:
+            self._stage = "idle"
+            self.finished.set()
+
+    def _finish(self, plan: dict[str, JobSpec]) -> None:
+        settings = self.source.read()
+        seconds = settings.shutdown_timeout.total_seconds()
+        deadline = self.clock.monotonic() + seconds
+        now = to_datetime(int(self.clock.time() * SECOND))
+        if self._scheduler is not None:
+            self._scheduler.drain(seconds / 2)
+        for spec in plan.values():
+            if isinstance(spec.trigger, AtStart) and spec.id not in self._begun:
+                # A life that was too short, or paused all along, has its start jobs now.
+                self._bounded(spec, deadline, partial(self._begin, spec, now))
+        shared = any(spec.once == "application" for spec in plan.values())
+        last = not shared or self._leave(min(LEAVE_TIMEOUT, seconds / 2))
+        for spec in plan.values():
+            if isinstance(spec.trigger, AtShutdown) and (spec.once == "process" or last):
+                self._bounded(spec, deadline, partial(self._closing, spec, now, deadline))
+
+    def _closing(self, spec: JobSpec, now: datetime, deadline: float) -> None:
+        left = timedelta(seconds=max(deadline - self.clock.monotonic(), 0.05))
+        self._call(spec, now, timeout=min(spec.timeout or left, left) if spec.is_telemetry else spec.timeout)
+
+    def _bounded(self, spec: JobSpec, deadline: float, work: Callable[[], None]) -> None:
+        """Do it in a daemon thread and wait no longer than it may take: nothing that hangs keeps a process alive."""
+        limit = max(deadline - self.clock.monotonic(), 0.05) if spec.is_telemetry else _seconds(spec.timeout)
+
+        def quietly() -> None:
+            try:
+                work()
+            except Exception:
+                self.logger.exception("job %s failed", spec.id)
+
+        thread = threading.Thread(target=quietly, name=f"lifebeat-{spec.id}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is too far gone for threads
+            quietly()
+            return
+        thread.join(limit)
+        if thread.is_alive() and not spec.is_telemetry:
+            self.logger.warning("job %s did not end within its timeout and was left behind", spec.id)
+
+    def _leave(self, timeout: float) -> bool:
+        self._arrive()
+        house = self._house()
+        return house is None or self._try(lambda: _left(house, timeout), default=True)
+
+
+def offers(specs: Sequence[JobSpec], name: str) -> list[Callable[..., Any]]:
+    """The functions called ``name`` that the modules of jobs offer beside the jobs, such as ``status``."""
+    return [getattr(module, name) for module in _modules(specs) if hasattr(module, name)]
+
+
+def _modules(specs: Any) -> list[ModuleType]:
+    import importlib  # noqa: PLC0415
+
+    names = dict.fromkeys(spec.run.partition(":")[0] for spec in specs)
+    return [importlib.import_module(name) for name in names]
+
+
+def _depends_on_seed(spec: JobSpec) -> bool:
+    return bool(spec.jitter) or (isinstance(spec.trigger, Every) and spec.trigger.phase == "installation")
+
+
+def _jitter(spec: JobSpec, seed: str, instant: int) -> int:
+    return jitter_of(spec.id, seed, instant, spec.jitter)
+
+
+def _joined(house: Presence) -> tuple[bool, float]:
+    arrival = house.join(timeout=JOIN_TIMEOUT)
+    return arrival.first, arrival.started_at
+
+
+def _left(house: Presence, timeout: float) -> bool:
+    return house.leave(timeout=timeout)
+
+
+def _forget_in_child(one: weakref.ref[Lifecycle]) -> None:
+    life = one()
+    if life is not None:
+        life.forget()
+
+
+def _seconds(timeout: timedelta | None) -> float | None:
+    return None if timeout is None else timeout.total_seconds()

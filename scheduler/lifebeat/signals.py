@@ -1,0 +1,106 @@
+"""Signals to an orderly stop: handlers only set a flag, and the signal is raised again when all is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Handlers that note the first stop signal; a second one ends the process at once.
+
+    A byte in a pipe wakes whoever waits: taking a lock in a handler could wait for the very code that it interrupted.
+    """
+
+    def __init__(self, signals: tuple[signal.Signals, ...] = STOP) -> None:
+        self._signals = signals
+        self._former: dict[signal.Signals, Any] = {}
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self.received: signal.Signals | None = None
+        self._over = False
+
+    def install(self) -> None:
+        """Install the handlers; only the main thread can.
+
+        Raises:
+            ValueError: This is not the main thread.
+        """
+        for number in self._signals:
+            self._former[number] = signal.signal(number, self._handle)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a stop signal, or for ``wake``, for at most ``timeout`` seconds; says whether there was one."""
+        import select  # noqa: PLC0415
+
+        if select.select([self._read], [], [], timeout)[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._read, 64)
+        return self.received is not None
+
+    def wake(self) -> None:
+        """End a ``wait``."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b".")
+
+    def restore(self) -> None:
+        """Put back the handlers that were there; only the main thread can."""
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former.clear()
+
+    def raise_again(self) -> None:
+        """Let the signal do what it would have done without us, so that the parent sees the true cause."""
+        if self.received is None:
+            return
+        self._over = True
+        if threading.current_thread() is threading.main_thread():
+            self.restore()
+        os.kill(os.getpid(), self.received)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._over or self.received is not None:
+            self.restore()
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+            os.kill(os.getpid(), number)
+            return
+        self.received = signal.Signals(number)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b".")
+
+
+def stop_on_sigterm(stop: Callable[[], None]) -> bool:
+    """Where the host has left SIGTERM at its default, stop in good order first; says whether that was so.
+
+    A daemon thread waits for the flag; the stop itself runs in a thread that the interpreter waits for.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        return False
+    signals = StopSignals((signal.SIGTERM,))
+    signals.install()
+
+    def finish() -> None:
+        try:
+            stop()
+        finally:
+            signals.raise_again()
+
+    def wait() -> None:
+        while not signals.wait():
+            pass
+        threading.Thread(target=finish, name="lifebeat-stop").start()
+
+    threading.Thread(target=wait, name="lifebeat-signals", daemon=True).start()
+    return True
