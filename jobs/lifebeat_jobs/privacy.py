@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,9 +13,14 @@ from typing import Any
 from lifebeat_jobs.events import CATALOGUE, CHANNELS, PLATFORMS, PROTOCOL, declared
 
 SHORTEST = 4
-COMMON = frozenset(
-    ["root", "admin", "administrator", "user", "users", "guest", "nobody", "daemon", "host", "hostname", "localhost", "local", "localdomain", "server", "client", "node", "main", "test", "testing", "prod", "production", "staging", "development", "desktop", "laptop", "computer", "machine", "home", "linux", "ubuntu", "debian", "fedora", "alpine", "arch", "centos", "rocky", "windows", "macos", "darwin", "docker", "podman", "container", "kubernetes", "python", "python3", "service", "system", "runner", "worker", "default", "unknown", "posthog", "lifebeat", "data", "config", "http", "https", "true", "false", "null"]
-) | {*PLATFORMS, *CHANNELS}
+_COMMON_WORDS = (
+    "root admin administrator user users guest nobody daemon host hostname localhost local localdomain server "
+    "client node main test testing prod production staging development desktop laptop computer machine home "
+    "linux ubuntu debian fedora alpine arch centos rocky windows macos darwin docker podman container "
+    "kubernetes python python3 service system runner worker default unknown posthog lifebeat data config http "
+    "https true false null "
+)
+COMMON = frozenset(_COMMON_WORDS.split()) | {*PLATFORMS, *CHANNELS}
 ENVELOPE = frozenset({"event", "distinct_id", "uuid", "timestamp", "properties"})
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
@@ -41,10 +47,8 @@ def this_machine() -> Machine:
 
     host = socket.gethostname()
     names = [("the host name", host), ("the host name", host.partition(".")[0])]
-    try:
+    with contextlib.suppress(OSError, KeyError):  # a user without an entry has no name
         names.append(("the user name", getpass.getuser()))
-    except (OSError, KeyError):  # a user without an entry has no name
-        pass
     names.append(("the home directory", os.path.expanduser("~").rstrip("/")))  # noqa: PTH111 - stays text
     return Machine(tuple(dict.fromkeys(names)), frozenset(_addresses()))
 

@@ -183,7 +183,7 @@ def merge(layers: list[Layer]) -> Settings:
     decided: dict[str, str] = dict.fromkeys(values, "default")
     problems = [problem for layer in layers for problem in layer.problems]
     for layer in layers:
-        for name in values:
+        for name in BY_NAME:
             if layer.values.get(name) is not None:
                 one, problem = _hear(layer, name)
                 said[name] = (*said[name], one)

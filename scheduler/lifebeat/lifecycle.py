@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lifebeat.clock import Clock
     from lifebeat.jobfile import JobFile, JobSpec
     from lifebeat.layers import ConfigSource
-    from lifebeat.presence import Presence
+    from lifebeat.presence import Presence, Unfinished
 
 T = TypeVar("T")
 AT_ONCE = timedelta(0)
@@ -222,8 +222,17 @@ class Lifecycle:
         if self._claim(spec, due) and last is not None and (spec.misfire_grace is None or late <= spec.misfire_grace):
             self._call(spec, to_datetime(due))
 
-    def _call(self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None) -> None:
-        context = self.context(spec.id, instant=instant, once=spec.once, timeout=timeout or spec.timeout)
+    def _call(
+        self,
+        spec: JobSpec,
+        instant: datetime,
+        *,
+        timeout: timedelta | None = None,
+        started_at: float | None = None,
+    ) -> None:
+        if started_at is None and spec.once == "application":
+            started_at = self._arrive()[1]
+        context = self.context(spec.id, instant=instant, started_at=started_at, timeout=timeout or spec.timeout)
         target = targets.find(spec.run)
         args = {**spec.args, "context": context} if targets.takes_context(target) else spec.args
         try:
@@ -256,12 +265,12 @@ class Lifecycle:
         job_id: str,
         *,
         instant: datetime | None = None,
-        once: str = "process",
+        started_at: float | None = None,
         timeout: timedelta | None = None,
     ) -> JobContext:
         """What a job is told; without a running scheduler too, for commands that only look."""
         now = self.clock.time()
-        started_at = self._arrive()[1] if once == "application" else self._started_at or now
+        started_at = started_at or self._started_at or now
         return JobContext(
             job_id=job_id,
             instant=instant or to_datetime(int(now * SECOND)),
@@ -327,8 +336,18 @@ class Lifecycle:
                 alone = (True, self._started_at or self.clock.time())
                 if self._stage == "idle" or (house := self._house()) is None:
                     return alone
-                self._arrival = self._try(lambda: _joined(house), alone)
+                arrival = self._try(lambda: house.join(timeout=JOIN_TIMEOUT), None)
+                self._arrival = (arrival.first, arrival.started_at) if arrival else alone
+                if arrival and arrival.unfinished:
+                    self._tell_end(arrival.unfinished)
             return self._arrival
+
+    def _tell_end(self, run: Unfinished) -> None:
+        """Run the shutdown jobs of a run whose last process left for others to go on, who never came."""
+        instant = to_datetime(int(run.left_at * SECOND))
+        for spec in list(self._plan.values()):
+            if isinstance(spec.trigger, AtShutdown) and spec.once == "application":
+                self._call(spec, instant, started_at=run.started_at)
 
     def _claim(self, spec: JobSpec, instant: int) -> bool:
         house = self._house()
@@ -423,7 +442,7 @@ class Lifecycle:
     def _leave(self, timeout: float) -> bool:
         self._arrive()
         house = self._house()
-        return house is None or self._try(lambda: _left(house, timeout), default=True)
+        return house is None or self._try(lambda: bool(house.leave(timeout=timeout)), default=True)
 
 
 def offers(specs: Sequence[JobSpec], name: str) -> list[Callable[..., Any]]:
@@ -444,15 +463,6 @@ def _depends_on_seed(spec: JobSpec) -> bool:
 
 def _jitter(spec: JobSpec, seed: str, instant: int) -> int:
     return jitter_of(spec.id, seed, instant, spec.jitter)
-
-
-def _joined(house: Presence) -> tuple[bool, float]:
-    arrival = house.join(timeout=JOIN_TIMEOUT)
-    return arrival.first, arrival.started_at
-
-
-def _left(house: Presence, timeout: float) -> bool:
-    return house.leave(timeout=timeout)
 
 
 def _forget_in_child(one: weakref.ref[Lifecycle]) -> None:

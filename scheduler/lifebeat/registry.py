@@ -142,7 +142,8 @@ class Registry:
         )
 
     def _add(self, job_id: str, run: Run, **options: Any) -> None:
-        self._jobs[job_id] = {"func": run, "name": job_id, **options}
+        # APScheduler checks that a function can be called with its arguments; the executor gives the real moment.
+        self._jobs[job_id] = {"func": run, "args": (None,), "name": job_id, **options}
         self._register(job_id)
 
     def _register(self, job_id: str) -> None:

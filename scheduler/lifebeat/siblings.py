@@ -48,9 +48,9 @@ class Process:
 def world() -> str | None:
     """What pids and starts are counted in: this run of the machine and this container; ``None`` without ``/proc``."""
     try:
-        if os.readlink(_PROC / "self") != str(os.getpid()):
+        if (_PROC / "self").readlink().name != str(os.getpid()):
             return None
-        return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {os.readlink(_PROC / 'self/ns/pid')}"
+        return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {(_PROC / 'self/ns/pid').readlink()}"
     except OSError:
         return None
 
@@ -80,7 +80,7 @@ def starting(me: Process, at: int) -> list[Process]:
         me: The process that asks.
         at: The time, in clock ticks since the machine started.
     """
-    found = (find(int(entry)) for entry in os.listdir(_PROC) if entry.isdecimal())
+    found = (find(int(entry.name)) for entry in _PROC.iterdir() if entry.name.isdecimal())
     return [
         other
         for other in found
