@@ -88,7 +88,7 @@ def _life(args: argparse.Namespace, **more: Any) -> Lifecycle:
         **more,
     )
     logger = logging.getLogger("lifebeat")
-    return Lifecycle(source, allow=args.allow, clock=SystemClock(), logger=logger)
+    return Lifecycle(source, allow=args.allow, clock=SystemClock(), watching=False, logger=logger)
 
 
 def _assignments(written: list[str]) -> dict[str, Any]:

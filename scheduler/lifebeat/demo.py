@@ -44,7 +44,7 @@ def show(*, seconds: float) -> int:
 def _live(config_dir: Path, seconds: float) -> str:
     # It sends to itself only, so that neither CI nor DO_NOT_TRACK is concerned.
     source = ConfigSource(config_dir, environ=telemetry_allowed(os.environ), modules=sys.modules)
-    host = Host(Lifecycle(source, allow=(), clock=SystemClock(), logger=logging.getLogger("lifebeat")))
+    host = Host(Lifecycle(source, allow=(), clock=SystemClock(), watching=False, logger=logging.getLogger("lifebeat")))
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     host.run(ready=timer.start)

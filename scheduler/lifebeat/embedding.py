@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import layers
@@ -16,6 +17,8 @@ from lifebeat.signals import stop_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_attached: weakref.WeakKeyDictionary[Any, Lifebeat] = weakref.WeakKeyDictionary()
 
 
 def attach(
@@ -75,12 +78,16 @@ def attach_life(scheduler: Any, life: Lifecycle, *, signals: bool = False) -> Li
     Raises:
         ConfigError: The host's own jobs in the job file have a fault.
     """
+    if (attached := _attached.get(scheduler)) is not None:
+        life.logger.warning("attach() was called a second time for a scheduler; what the first call did holds")
+        return attached
     life.check()
     registry = Registry(scheduler, started=lambda: life.start(registry), stopped=life.stop)
     registry.listen()
     if signals:
         stop_on_sigterm(lambda: _stop(registry, life))
-    return Lifebeat(life, registry)
+    _attached[scheduler] = handle = Lifebeat(life, registry)
+    return handle
 
 
 def _stop(registry: Registry, life: Lifecycle) -> None:

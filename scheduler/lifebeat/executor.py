@@ -28,14 +28,18 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
         self._changed = threading.Condition()
         self._threads = 0
         self._running = 0
+        self.is_awaited = False
 
     def shutdown(self, wait: bool = True) -> None:
-        """Forget what waits in line; with ``wait`` let the running jobs end, unless this is an event loop's thread."""
+        """Forget what waits in line.
+
+        APScheduler calls this while it holds its locks, which a running job may be waiting for; so ``wait`` is only
+        noted here, and whoever hears of the stop waits, when the locks are free.
+        """
+        self.is_awaited = wait
         with self._changed:
             self._running -= len(self._line)
             self._line.clear()
-        if wait and not on_event_loop():
-            self.drain(None)
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until nothing runs, for at most ``timeout`` seconds (``None``: for ever); says whether nothing does."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lifebeat.embedding import attach_life
 from lifebeat.errors import ConfigError
 from lifebeat.signals import StopSignals
+from lifebeat.watch import INTERVAL, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ class Host:
         self.signals = StopSignals()
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._reload = False
+        self._watch = Watch(life.files, life.reload)
 
     def run(self, *, ready: Callable[[], None] | None = None) -> None:
         """Run until a stop signal; when this returns all is flushed, and ``signals.raise_again`` is the caller's.
@@ -65,10 +67,10 @@ class Host:
         self.life.logger.info("stopped")
 
     def _wait(self) -> None:
-        while not self.signals.wait():
-            if self._reload:
-                self._reload = False
+        while not self.signals.wait(INTERVAL):
+            if not self._watch.look() and self._reload:
                 self.life.reload()
+            self._reload = False
 
     def _on_hangup(self, *_: object) -> None:
         self._reload = True

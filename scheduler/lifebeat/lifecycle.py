@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import platform
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from lifebeat import jobfile, statedir, targets
 from lifebeat.context import JobContext
 from lifebeat.errors import ConfigError, LifebeatError
+from lifebeat.layers import fingerprint
 from lifebeat.schedule import (
     SECOND,
     AtShutdown,
@@ -43,6 +45,7 @@ T = TypeVar("T")
 AT_ONCE = timedelta(0)
 JOIN_TIMEOUT = 1.0
 LEAVE_TIMEOUT = 0.75
+EXIT_TIMEOUT = 1.0
 
 
 class Scheduler(Protocol):
@@ -59,13 +62,31 @@ class Scheduler(Protocol):
 
 
 class Lifecycle:
-    """One process's part in an application's life, from the scheduler's start to its stop; may live again."""
+    """One process's part in an application's life, from the scheduler's start to its stop; may live again.
 
-    def __init__(self, source: ConfigSource, *, allow: Sequence[str], clock: Clock, logger: logging.Logger) -> None:
+    Args:
+        source: Where the settings come from.
+        allow: The modules that the job file may name, besides ``lifebeat_jobs``.
+        clock: Where the time comes from.
+        logger: Where to say what must be said.
+        watching: Whether to look for edited config in a thread; a host that looks itself calls ``reload``.
+    """
+
+    def __init__(
+        self,
+        source: ConfigSource,
+        *,
+        allow: Sequence[str],
+        clock: Clock,
+        logger: logging.Logger,
+        watching: bool = True,
+    ) -> None:
         self.source = source
         self.allow = tuple(allow)
         self.clock = clock
         self.logger = logger
+        self._watching = watching
+        self._loaded: tuple[object, JobFile] | None = None
         self._lock = threading.RLock()
         self._arriving = threading.Lock()
         self._scheduler: Scheduler | None = None
@@ -98,14 +119,18 @@ class Lifecycle:
 
     def load(self, *, import_disabled: bool = False) -> JobFile:
         """The job file as it is now, with the overlay and the settings on it."""
-        path = jobfile.job_file(self.source.config_dir)
-        return jobfile.load(
-            path,
-            self.source.read(),
-            overlay=self.source.overlay,
-            allow=self.allow,
-            import_disabled=import_disabled,
-        )
+        settings = self.source.read()
+        state = ([fingerprint(path) for path in self.files()], settings, import_disabled)
+        if self._loaded is None or self._loaded[0] != state:
+            found = jobfile.load(
+                jobfile.job_file(self.source.config_dir),
+                settings,
+                overlay=self.source.overlay,
+                allow=self.allow,
+                import_disabled=import_disabled,
+            )
+            self._loaded = (state, found)
+        return self._loaded[1]
 
     def files(self) -> list[Path]:
         """The files that the plan is made from."""
@@ -152,7 +177,7 @@ class Lifecycle:
                 self._register(spec, seed, first=first)
         self._withdraw([spec for spec in found.specs if not spec.enabled and (first or spec.id in self._plan)])
         self._plan, self._seed = plan, seed
-        if plan and self._watch is None:
+        if self._watching and self._watch is None and (plan or not self.source.read().opted_out):
             self._watch = Watch(self.files, self.reload)
             self._watch.start()
 
@@ -305,7 +330,8 @@ class Lifecycle:
             if name in self._threads and self._threads[name].is_alive():
                 return
             self._threads[name] = thread = threading.Thread(target=work, name=f"lifebeat-{name}", daemon=True)
-            thread.start()
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending; what waits is on disk
+                thread.start()
 
     def _later(self, name: str, delay: timedelta, work: Callable[[], None]) -> None:
         with self._lock:
@@ -384,14 +410,18 @@ class Lifecycle:
     def stop(self) -> None:
         """The scheduler has stopped, or the interpreter ends: run the ``when: shutdown`` jobs, within their time."""
         with self._lock:
-            if self._stage != "alive":
-                return
-            self._stage = "stopping"
-            plan, self._plan = self._plan, {}
-            if self._watch is not None:
-                self._watch.stop()
-                self._watch = None
+            stage = self._stage
+            if stage == "alive":
+                self._stage = "stopping"
+                plan, self._plan = self._plan, {}
+        if stage != "alive":
+            # Another thread is at it; whoever comes second, such as the interpreter's exit, waits for it.
+            self.finished.wait(self.source.read().shutdown_timeout.total_seconds() + EXIT_TIMEOUT)
+            return
         atexit.unregister(self.stop)
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         try:
             self._finish(plan)
         finally:

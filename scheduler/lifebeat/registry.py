@@ -131,9 +131,14 @@ class Registry:
     def add_once(self, job_id: str, delay: timedelta, run: Run) -> None:
         """Run something once, after ``delay``, however late; while the scheduler is paused it waits."""
         moment = datetime.now(tz=UTC) + delay
+
+        def once(fired: datetime) -> None:
+            self._jobs.pop(job_id, None)
+            run(fired)
+
         self._add(
             job_id,
-            run,
+            once,
             trigger=DateTrigger(moment),
             next_run_time=moment,
             coalesce=True,
@@ -192,8 +197,10 @@ class Registry:
     def _on_stopped(self) -> None:
         if self.is_loop_bound:
             # Not a daemon: the interpreter waits for it at exit, and it is bounded.
-            threading.Thread(target=self._stopped, name="lifebeat-stop").start()
+            threading.Thread(target=self._stopped, name="lifebeat-stop", daemon=False).start()
         else:
+            if self._executor.is_awaited:
+                self._executor.drain(None)
             self._stopped()
 
 

@@ -64,13 +64,19 @@ class StopSignals:
             return
         self._over = True
         if threading.current_thread() is threading.main_thread():
-            self.restore()
+            self._leave_to_the_system(self.received)
         os.kill(os.getpid(), self.received)
+
+    def _leave_to_the_system(self, number: int) -> None:
+        """Put the handlers back, but let this signal end the process: Python's own for SIGINT would print where."""
+        former = self._former.get(signal.Signals(number))
+        self.restore()
+        if former is signal.default_int_handler:
+            signal.signal(number, signal.SIG_DFL)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self._over or self.received is not None:
-            self.restore()
-            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+            self._leave_to_the_system(number)
             os.kill(os.getpid(), number)
             return
         self.received = signal.Signals(number)
@@ -100,7 +106,7 @@ def stop_on_sigterm(stop: Callable[[], None]) -> bool:
     def wait() -> None:
         while not signals.wait():
             pass
-        threading.Thread(target=finish, name="lifebeat-stop").start()
+        threading.Thread(target=finish, name="lifebeat-stop", daemon=False).start()
 
     threading.Thread(target=wait, name="lifebeat-signals", daemon=True).start()
     return True
