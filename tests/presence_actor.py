@@ -104,11 +104,19 @@ class Actor:
         good = 0
         for number in range(children):
             if (pid := os.fork()) == 0:
-                os._exit(0 if self.presence.claim("child", float(number)) else 1)
+                self._claim_and_exit(float(number))
             good += os.waitpid(pid, 0)[1] == 0
         stop.set()
         thread.join()
         return good
+
+    def _claim_and_exit(self, instant: float) -> None:
+        signal.alarm(10)  # a child that hangs is ended, and does not count
+        code = 1
+        try:
+            code = 0 if self.presence.claim("child", instant) else 1
+        finally:
+            os._exit(code)
 
     def _claim_until(self, stop: threading.Event) -> None:
         number = 0

@@ -585,8 +585,7 @@ class _File:
                 return
             aside = self._free_name()
             for companion in self._companions(self._path):  # first: a journal must never meet a fresh database
-                if companion.exists():
-                    companion.rename(f"{aside}{companion.name.removeprefix(self._path.name)}")
+                _move(companion, aside.with_name(aside.name + companion.name.removeprefix(self._path.name)))
             self._path.rename(aside)
             _sync_directory(self._path.parent)
         self._warn(
@@ -645,6 +644,13 @@ class _File:
 
 def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
+
+
+def _move(companion: Path, aside: Path) -> None:
+    if companion.exists() and companion.stat().st_size:
+        companion.rename(aside)
+    else:
+        companion.unlink(missing_ok=True)
 
 
 def _uri(path: Path) -> str:

@@ -23,13 +23,14 @@ from lifebeat.layers import CONFIG_FILES
 from lifebeat.locks import FileLock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 _TEMPORARY = ".lifebeat-tmp"
 _INDENT = "    "
 _ATTEMPTS = 10
 _ELSEWHERE = "or set the key in the environment, or as an argument of the host"
 _REMEDIES = {
+    errno.ENOENT: "make it, and try again",
     errno.EROFS: f"the file system is mounted read-only: mount it writable, {_ELSEWHERE}",
     errno.EBUSY: f"the file is a mount of its own: mount its directory instead, {_ELSEWHERE}",
     errno.ENOSPC: "make room on the disk, and try again",
@@ -325,9 +326,9 @@ def _read_yaml(path: Path, data: bytes) -> _Layout:
     if len(documents) > 1:
         message, mark = "a second document starts here; one file holds one document", documents[1].start_mark
         raise ConfigError(reader.problem(message, mark.line + 1, mark.column + 1))
-    end = events[-2 if documents else -1].start_mark.index
-    root = events[2] if documents else None
-    if root is None or (isinstance(root, yaml.ScalarEvent) and root.start_mark.index == root.end_mark.index):
+    end: int = events[-2 if documents else -1].start_mark.index
+    root: Any = events[2] if documents else None
+    if root is None or (type(root).__name__ == "ScalarEvent" and not root.value and not root.style):
         return _Layout(reader, [], end, end, braces=False)
     if not isinstance(root, yaml.MappingStartEvent):
         raise ConfigError(reader.problem("holds no mapping; it takes lines of `key: value`", 1, 1))
@@ -372,8 +373,8 @@ def _behind(events: list[Any], at: int) -> int:
 
 def _end(text: str, events: list[Any]) -> int:
     """Where a node ends in the text; the end of a block is marked only where the next thing starts."""
-    start = events[0].start_mark.index
-    ends = [event.end_mark.index for event in events if not type(event).__name__.endswith("EndEvent")]
+    start: int = events[0].start_mark.index
+    ends: list[int] = [event.end_mark.index for event in events if not type(event).__name__.endswith("EndEvent")]
     ends += [event.end_mark.index for event in events if event.end_mark.index > event.start_mark.index]
     return start + len(text[start : max(ends)].rstrip(" \t\r\n"))
 
@@ -408,9 +409,10 @@ def _edit(path: Path, key: str, value: str | bool | int, *, timeout: float, keep
 
 
 @contextlib.contextmanager
-def _alone(path: Path, directory: Path, timeout: float, *, needed: bool) -> Iterator[bool]:
+def _alone(path: Path, directory: Path, timeout: float, *, needed: bool) -> Generator[bool]:
     """Keep other writers out, if there are locks here; yields whether there are."""
-    os.listdir(directory)  # a lock on what is no directory would make a file there
+    if not directory.is_dir():  # the lock would make a file in its place
+        raise OSError(errno.ENOENT, f"there is no directory {str(directory)!r}")
     lock = FileLock(directory)
     try:
         there, free = True, lock.acquire(timeout=timeout)
@@ -451,7 +453,7 @@ def _replace(path: Path, old: bytes | None, new: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def temporary(path: Path, data: bytes, *, like: Path | None = None) -> Iterator[Path]:
+def temporary(path: Path, data: bytes, *, like: Path | None = None) -> Generator[Path]:
     """A complete file on the disk beside ``path``, of mode 0600 or as ``like`` is; gone afterwards, if it still is."""
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
     try:
@@ -463,7 +465,8 @@ def temporary(path: Path, data: bytes, *, like: Path | None = None) -> Iterator[
             os.fsync(file.fileno())
         yield made
     finally:
-        made.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            made.unlink()
 
 
 def sweep(path: Path) -> None:
@@ -495,8 +498,8 @@ def _take_after(path: Path, number: int) -> None:
     with contextlib.suppress(OSError):
         os.fchown(number, was.st_uid, -1)
     os.fchmod(number, mode)
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        for name in os.listxattr(path):
+    for name in os.listxattr(path) if hasattr(os, "listxattr") else ():
+        with contextlib.suppress(OSError):
             os.setxattr(number, name, os.getxattr(path, name))
 
 

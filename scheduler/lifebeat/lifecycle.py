@@ -231,6 +231,8 @@ class Lifecycle:
                 self._apply(self.load())
 
     def _run(self, spec: JobSpec, instant: datetime) -> None:
+        if self._stage != "alive":  # the interpreter is ending, and the host's scheduler does not know yet
+            return
         if spec.once == "process" or self._claim(spec, to_instant(instant)):
             self._call(spec, instant)
 
@@ -298,7 +300,7 @@ class Lifecycle:
         started_at = started_at or self._started_at or now
         return JobContext(
             job_id=job_id,
-            instant=instant or to_datetime(int(now * SECOND)),
+            instant=instant or self._now(),
             started_at=to_datetime(int(started_at * SECOND)),
             settings=self.source.read(),
             config_dir=self.source.config_dir,
@@ -432,22 +434,21 @@ class Lifecycle:
         settings = self.source.read()
         seconds = settings.shutdown_timeout.total_seconds()
         deadline = self.clock.monotonic() + seconds
-        now = to_datetime(int(self.clock.time() * SECOND))
         if self._scheduler is not None:
             self._scheduler.drain(seconds / 2)
         for spec in plan.values():
             if isinstance(spec.trigger, AtStart) and spec.id not in self._begun:
                 # A life that was too short, or paused all along, has its start jobs now.
-                self._bounded(spec, deadline, partial(self._begin, spec, now))
+                self._bounded(spec, deadline, partial(self._begin, spec, self._now()))
         shared = any(spec.once == "application" for spec in plan.values())
         last = not shared or self._leave(min(LEAVE_TIMEOUT, seconds / 2))
         for spec in plan.values():
             if isinstance(spec.trigger, AtShutdown) and (spec.once == "process" or last):
-                self._bounded(spec, deadline, partial(self._closing, spec, now, deadline))
+                self._bounded(spec, deadline, partial(self._closing, spec, deadline))
 
-    def _closing(self, spec: JobSpec, now: datetime, deadline: float) -> None:
+    def _closing(self, spec: JobSpec, deadline: float) -> None:
         left = timedelta(seconds=max(deadline - self.clock.monotonic(), 0.05))
-        self._call(spec, now, timeout=min(spec.timeout or left, left) if spec.is_telemetry else spec.timeout)
+        self._call(spec, self._now(), timeout=min(spec.timeout or left, left) if spec.is_telemetry else spec.timeout)
 
     def _bounded(self, spec: JobSpec, deadline: float, work: Callable[[], None]) -> None:
         """Do it in a daemon thread and wait no longer than it may take: nothing that hangs keeps a process alive."""
@@ -468,6 +469,9 @@ class Lifecycle:
         thread.join(limit)
         if thread.is_alive() and not spec.is_telemetry:
             self.logger.warning("job %s did not end within its timeout and was left behind", spec.id)
+
+    def _now(self) -> datetime:
+        return to_datetime(int(self.clock.time() * SECOND))
 
     def _leave(self, timeout: float) -> bool:
         self._arrive()

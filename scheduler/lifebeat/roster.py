@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import json
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -24,12 +26,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# SQLite's own mutexes do not survive a fork: a child that is forked while another thread is in SQLite would wait for
+# that thread for ever, inside the gate. So a fork waits until no thread has the database open.
+_open = threading.RLock()
 _KEPT_CLAIMS = 100
 _KEPT_MEMBERS = 1000
+# Only for somebody who looks into the database with another program: among ourselves the gate keeps order.
+_BUSY = 0.5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
     one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, started_at REAL NOT NULL, ended INTEGER NOT NULL,
-    handover TEXT, left_at REAL, world TEXT, ticks INTEGER);
+    handover TEXT, left_at REAL, world TEXT, ticks INTEGER, heirs TEXT);
 CREATE TABLE IF NOT EXISTS members (
     number INTEGER PRIMARY KEY, world TEXT NOT NULL, pid INTEGER NOT NULL, started INTEGER NOT NULL,
     UNIQUE (world, pid, started));
@@ -139,10 +146,7 @@ class Roster:
     def _try(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         import sqlite3  # noqa: PLC0415 - as above
 
-        # Without SQLite's own locks, which the gate makes needless: a child that is forked while another thread has
-        # the database open would inherit them, and find it locked for ever.
-        uri = f"{self.path.absolute().as_uri()}?nolock=1"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        with _open, contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)) as connection:
             # What dies with a process is safe either way; this is about power cuts. A run does not outlive one, so that
             # nobody waits for the disk while others come and go. Of the claims the last may be lost with NORMAL, at
             # worst, and be given a second time.
@@ -163,7 +167,7 @@ class Roster:
 
 
 class _Run(NamedTuple):
-    """The current run; the last four are set while it is handed over to heirs."""
+    """The current run; the last five are set while it is handed over to heirs."""
 
     id: str
     started_at: float
@@ -172,16 +176,14 @@ class _Run(NamedTuple):
     left_at: float | None
     world: str | None
     ticks: int | None
+    heirs: str | None
 
     def falls_to(self, me: Process | None) -> bool:
         """Whether it was handed over, and ``me`` was starting then."""
-        return (
-            self.handover is not None
-            and self.ticks is not None
-            and me is not None
-            and self.world == siblings.world()
-            and me.started <= self.ticks
-        )
+        if self.ticks is None or self.heirs is None or me is None or self.world != siblings.world():
+            return False
+        # A tick is long enough to start in after the handing over, so in that very tick only those who were seen count.
+        return me.started < self.ticks or list(me.identity) in json.loads(self.heirs)
 
     def unfinished(self) -> Unfinished | None:
         return None if self.left_at is None else Unfinished(self.id, self.started_at, self.left_at)
@@ -190,13 +192,13 @@ class _Run(NamedTuple):
 def _arrive(alone: bool, at: float, db: sqlite3.Connection) -> Arrival:
     run, me = _current(db), siblings.find(os.getpid())
     if run is not None and not run.ended and (not alone or run.falls_to(me)):
-        db.execute("UPDATE run SET handover = NULL, left_at = NULL, world = NULL, ticks = NULL")
+        db.execute("UPDATE run SET handover = NULL, left_at = NULL, world = NULL, ticks = NULL, heirs = NULL")
         arrival = Arrival(first=False, started_at=run.started_at, run=run.id)
     else:
         # Others are in, but no run is known: the database was lost on the way.
         first = alone or run is not None
         arrival = Arrival(first, at, os.urandom(16).hex(), run.unfinished() if run is not None else None)
-        db.execute("INSERT OR REPLACE INTO run VALUES (1, ?, ?, 0, NULL, NULL, NULL, NULL)", (arrival.run, at))
+        db.execute("INSERT OR REPLACE INTO run VALUES (1, ?, ?, 0, NULL, NULL, NULL, NULL, NULL)", (arrival.run, at))
     if me is not None:
         _enrol(db, me)
     return arrival
@@ -220,7 +222,9 @@ def _depart(at: float, db: sqlite3.Connection) -> Departure | Handover:
         db.execute("UPDATE run SET ended = 1")
         return Departure.LAST
     token = os.urandom(8).hex()
-    db.execute("UPDATE run SET handover = ?, left_at = ?, world = ?, ticks = ?", (token, at, world, siblings.now()))
+    seen = json.dumps([heir.identity for heir in heirs])
+    values = (token, at, world, siblings.now(), seen)
+    db.execute("UPDATE run SET handover = ?, left_at = ?, world = ?, ticks = ?, heirs = ?", values)
     return Handover(run.id, token, heirs)
 
 
@@ -242,12 +246,12 @@ def _outcome(handover: Handover, heirs_live: bool, db: sqlite3.Connection) -> De
         return Departure.OTHERS_REMAIN
     if heirs_live:
         return None
-    db.execute("UPDATE run SET ended = 1, handover = NULL, left_at = NULL, world = NULL, ticks = NULL")
+    db.execute("UPDATE run SET ended = 1, handover = NULL, left_at = NULL, world = NULL, ticks = NULL, heirs = NULL")
     return Departure.LAST
 
 
 def _current(db: sqlite3.Connection) -> _Run | None:
-    row = db.execute("SELECT id, started_at, ended, handover, left_at, world, ticks FROM run").fetchone()
+    row = db.execute("SELECT id, started_at, ended, handover, left_at, world, ticks, heirs FROM run").fetchone()
     return None if row is None else _Run(*row)
 
 
@@ -266,3 +270,7 @@ def _claim(job_id: str, instant: float, db: sqlite3.Connection) -> bool:
 def _last_claim(job_id: str, now: float, db: sqlite3.Connection) -> float | None:
     row = db.execute("SELECT max(instant) FROM claims WHERE job = ? AND instant <= ?", (job_id, now)).fetchone()
     return None if row is None else row[0]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_open.acquire, after_in_parent=_open.release, after_in_child=_open.release)
