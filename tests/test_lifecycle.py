@@ -1,0 +1,282 @@
+"""A life with a scheduler that only remembers, so that time and threads are the test's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import eventually
+from lifebeat import ConfigError
+from lifebeat.layers import ConfigSource
+from lifebeat.lifecycle import Lifecycle
+from lifebeat.schedule import SECOND, to_datetime
+from lifebeat.testing import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from lifebeat.context import JobContext
+    from lifebeat.jobfile import JobSpec
+    from lifebeat.schedule import Instants
+
+ran: list[tuple[str, datetime, datetime]] = []
+
+
+def note(context: JobContext) -> None:
+    """A host's job: write down that it ran, for which instant, and since when the application runs."""
+    ran.append((context.job_id, context.instant, context.started_at))
+
+
+async def note_async(context: JobContext, word: str = "") -> None:
+    """The same as a coroutine."""
+    ran.append((context.job_id + word, context.instant, context.started_at))
+
+
+def hang() -> None:
+    """A host's job that does not end."""
+    time.sleep(30)
+
+
+class RememberedScheduler:
+    """What a life asks of a scheduler, remembered."""
+
+    event_loop = None
+
+    def __init__(self) -> None:
+        self.added: dict[str, tuple[Instants, Callable[[datetime], None]]] = {}
+        self.once: dict[str, Callable[[datetime], None]] = {}
+        self.calls: list[str] = []
+
+    def add(self, spec: JobSpec, instants: Instants, jitter: Any, run: Callable[[datetime], None]) -> None:
+        del jitter
+        self.calls.append(f"add {spec.id}")
+        self.added[spec.id] = (instants, run)
+
+    def add_once(self, job_id: str, delay: timedelta, run: Callable[[datetime], None]) -> None:
+        del delay
+        self.calls.append(f"once {job_id}")
+        self.once[job_id] = run
+
+    def remove(self, job_id: str) -> None:
+        self.calls.append(f"remove {job_id}")
+        self.added.pop(job_id, None)
+
+    def drain(self, timeout: float) -> bool:
+        del timeout
+        return True
+
+    def work(self) -> None:
+        """Run what was to run once."""
+        for run in [self.once.pop(job_id) for job_id in list(self.once)]:
+            run(to_datetime(0))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[Path]:
+    """A config directory; and nothing has run."""
+    ran.clear()
+    yield tmp_path
+
+
+def make(config: Path, clock: FakeClock | None = None, **settings: Any) -> Lifecycle:
+    """A life in a process of its own, as far as it can know."""
+    source = ConfigSource(config, arguments=settings, environ={"HOME": str(config)}, modules={})
+    return Lifecycle(
+        source, allow=[__name__], clock=clock or FakeClock(), logger=logging.getLogger("lifebeat"), watching=False
+    )
+
+
+def jobs(config: Path, text: str) -> None:
+    (config / "jobs.yaml").write_text("jobs:\n" + text.replace("RUN", f"{__name__}:note"))
+
+
+def test_start_jobs_run_once(config: Path) -> None:
+    """A ``when: start`` job runs once in a life, and again in the next one."""
+    jobs(config, "  a: {run: 'RUN', when: start}\n")
+    life = make(config)
+    for _ in range(2):
+        scheduler = RememberedScheduler()
+        life.start(scheduler)
+        scheduler.work()
+        life.stop()
+    assert [job for job, _, _ in ran] == ["a", "a"]
+
+
+def test_a_life_too_short_still_has_its_start_jobs(config: Path) -> None:
+    """Start jobs that no thread came to run are run at the stop, before the shutdown jobs."""
+    jobs(config, "  z: {run: 'RUN', when: shutdown}\n  a: {run: 'RUN', when: start}\n")
+    life = make(config)
+    life.start(RememberedScheduler())
+    life.stop()
+    assert [job for job, _, _ in ran] == ["a", "z"]
+
+
+def test_one_of_many_processes(config: Path) -> None:
+    """Of eight processes the first runs the start job, one each instant, the last the shutdown job."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n"
+        "  b: {run: 'RUN', every: 1h, once: application}\n"
+        "  p: {run: 'RUN', every: 1h}\n"
+        "  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    clock = FakeClock()
+    lives = [make(config, clock) for _ in range(8)]
+    schedulers = [RememberedScheduler() for _ in lives]
+    for life, scheduler in zip(lives, schedulers, strict=True):
+        life.start(scheduler)
+        scheduler.work()
+        clock.advance(60)
+    instant = to_datetime((int(clock.time()) // 3600 + 1) * 3600 * SECOND)
+    for scheduler in schedulers:
+        scheduler.added["b"][1](instant)
+        scheduler.added["p"][1](instant)
+    for life in lives:
+        life.stop()
+    names = [job for job, _, _ in ran]
+    assert [names.count(job) for job in "abpz"] == [1, 1, 8, 1]
+    assert names[-1] == "z"
+    starts = {started for job, _, started in ran if job in "abz"}
+    assert starts == {to_datetime(int(FakeClock().time() * SECOND))}
+
+
+def test_an_application_restarted_hourly_beats_once_a_day(config: Path) -> None:
+    """Ten days of hourly restarts, each down at the very instant, are ten heartbeats."""
+    jobs(config, "  beat: {run: 'RUN', every: 24h, once: application}\n")
+    clock = FakeClock()
+    clock.jump(-(clock.time() % 86400) - 60)  # a minute to midnight, where the grid has its instants
+    for _ in range(24 * 10):
+        life, scheduler = make(config, clock), RememberedScheduler()
+        life.start(scheduler)
+        scheduler.work()
+        clock.advance(3500)
+        life.stop()
+        clock.advance(100)  # down while the clock passes the hour
+    instants = [instant for _, instant, _ in ran]
+    assert len(instants) == len(set(instants)) == 10
+
+
+def test_a_run_missed_by_more_than_its_grace_is_left_out(config: Path) -> None:
+    """``misfire_grace`` holds over restarts too."""
+    jobs(config, "  beat: {run: 'RUN', every: 24h, once: application, misfire_grace: 1h}\n")
+    clock = FakeClock()
+    for wait in (600, 86400 * 2 + 7200):
+        clock.jump(86400 - clock.time() % 86400 - 60)
+        life, scheduler = make(config, clock), RememberedScheduler()
+        life.start(scheduler)
+        scheduler.work()
+        life.stop()
+        clock.advance(60 + wait)
+        life, scheduler = make(config, clock), RememberedScheduler()
+        life.start(scheduler)
+        scheduler.work()
+        life.stop()
+    assert len(ran) == 1
+
+
+def test_an_edit_touches_only_what_changed(config: Path) -> None:
+    """A changed job is registered again, a removed one removed, a new one added; the rest is not touched."""
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n  b: {run: 'RUN', every: 1h}\n  c: {run: 'RUN', every: 1h}\n")
+    life, scheduler = make(config), RememberedScheduler()
+    life.start(scheduler)
+    scheduler.calls.clear()
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n  b: {run: 'RUN', every: 2h}\n  d: {run: 'RUN', every: 1h}\n")
+    life.reload()
+    assert sorted(scheduler.calls) == ["add b", "add d", "remove b", "remove c"]
+    life.stop()
+
+
+def test_an_invalid_edit_is_refused(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken edit is said with its place, and what ran before goes on."""
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n")
+    life, scheduler = make(config), RememberedScheduler()
+    life.start(scheduler)
+    scheduler.calls.clear()
+    jobs(config, "  a: {run: 'RUN', every: -1h}\n")
+    life.reload()
+    assert scheduler.calls == []
+    assert "jobs.yaml:2:" in caplog.text
+    assert "what ran before goes on" in caplog.text
+    life.stop()
+
+
+def test_a_host_fault_raises_and_a_telemetry_fault_does_not(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``check`` raises for the host's own jobs; telemetry's are said and live on."""
+    (config / "jobs.yaml").write_text("jobs:\n  a: {run: 'lifebeat_jobs.telemetry:startup', every: -1h}\n")
+    make(config).check()
+    assert "telemetry is held" in caplog.text
+    jobs(config, "  a: {run: 'RUN', every: -1h}\n")
+    with pytest.raises(ConfigError):
+        make(config).check()
+
+
+def test_async_jobs(config: Path) -> None:
+    """An async function is awaited also where the scheduler has no loop."""
+    (config / "jobs.yaml").write_text(
+        f"jobs:\n  a: {{run: '{__name__}:note_async', when: start, args: {{word: '!'}}}}\n"
+    )
+    life, scheduler = make(config), RememberedScheduler()
+    life.start(scheduler)
+    scheduler.work()
+    life.stop()
+    assert [job for job, _, _ in ran] == ["a!"]
+
+
+def test_a_shutdown_job_that_hangs_is_left_behind(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A shutdown job has its timeout and no more."""
+    (config / "jobs.yaml").write_text(f"jobs:\n  z: {{run: '{__name__}:hang', when: shutdown, timeout: 200ms}}\n")
+    life = make(config)
+    life.start(RememberedScheduler())
+    started = time.monotonic()
+    life.stop()
+    assert time.monotonic() - started < 5
+    assert "did not end within its timeout" in caplog.text
+
+
+def test_a_forked_child_has_no_life(config: Path) -> None:
+    """A forked child neither runs the parent's shutdown jobs nor ends its run."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    life, scheduler = make(config), RememberedScheduler()
+    life.start(scheduler)
+    scheduler.work()
+    child = os.fork()
+    if child == 0:
+        life.stop()
+        os._exit(len(ran))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    life.stop()
+    assert [job for job, _, _ in ran] == ["a", "z"]
+
+
+def test_background_work_is_one_at_a_time(config: Path) -> None:
+    """Work of one name is not started a second time while it is under way."""
+    life = make(config)
+    context = life.context("x")
+    begun: list[int] = []
+
+    def work() -> None:
+        begun.append(1)
+        time.sleep(0.2)
+
+    for _ in range(5):
+        context.background("delivery", work)
+    eventually(lambda: begun)
+    time.sleep(0.3)
+    assert len(begun) == 1
+
+
+def test_no_threads_and_no_files_for_an_empty_plan(config: Path) -> None:
+    """Where everything is off nothing is written."""
+    life = make(config, telemetryEnabled=False)
+    life.start(RememberedScheduler())
+    life.stop()
+    assert list(config.iterdir()) == []
