@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lifebeat.locks import FileLock
 from lifebeat.testing import FakeClock
 from lifebeat_jobs.outbox import Bounds, Entry, Outbox, OutboxUnavailable, Waiting
 
@@ -252,9 +253,11 @@ def test_what_has_ended_is_not_postponed(make: Make, clock: FakeClock) -> None:
     outbox = make()
     fill(outbox, "a")
     outbox.suppress_waiting("off")
+    before = only(outbox)
     outbox.postponed(["a"], until=clock.time(), answer="503", status=503)
     outbox.dropped(["a"], "400", status=400)
-    assert (only(outbox).state, outbox.due(10, early=True)) == ("suppressed", [])
+    assert only(outbox) == before
+    assert outbox.due(10, early=True) == []
 
 
 def test_clock_set_back_a_day(make: Make, clock: FakeClock) -> None:
@@ -735,8 +738,22 @@ def test_four_processes_find_the_damage_at_once(
     """Of four processes one sets the damaged file aside and says so; the events of all are in the fresh one."""
     fill(on_disk(), "old")
     not_a_database(path)
-    children = [start(RECORD_SOME, f"child{number}") for number in range(4)]
+    announce = """
+sleep = time.sleep
+def announced(seconds):
+    print("waits", flush=True)
+    time.sleep = sleep
+    sleep(seconds)
+time.sleep = announced
+"""
+    children = [start(announce + RECORD_SOME, f"child{number}") for number in range(4)]
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    assert lock.acquire(shared=True)
     go(*children)
+    for child in children:  # all have seen the damage before the first can do something about it
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waits\n"
+    lock.release()
     printed = results(*children)
     assert "".join(printed).count("WARNED") == 1
     assert len(list(tmp_path.glob("*.corrupt-*"))) == 1
@@ -797,6 +814,25 @@ def test_locked_database(start: Callable[..., subprocess.Popen[str]], on_disk: M
     child.wait(PATIENCE)
     fill(on_disk(), "b")
     assert sorted(states(outbox)) == ["a", "b"]
+
+
+def test_thread_waits_for_another_no_longer_than_its_own_timeout(on_disk: Make, path: Path) -> None:
+    """A thread that is patient with a locked database does not make the others of its process as patient."""
+    fill(on_disk(), "a")
+    hasty, said = on_disk(busy_timeout=0.05), ""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        patient = threading.Thread(target=fill, args=(on_disk(), "b"))
+        patient.start()
+        deadline = time.monotonic() + PATIENCE
+        while "was in use for 0.05 s" not in said and time.monotonic() < deadline:
+            with pytest.raises(OutboxUnavailable) as caught:
+                hasty.waiting()
+            said = str(caught.value)
+        assert patient.is_alive()
+    patient.join(PATIENCE)
+    assert "was in use for 0.05 s" in said
+    assert hasty.waiting().count == 2
 
 
 @pytest.mark.parametrize("directory", ["file", "none"])

@@ -340,6 +340,19 @@ def rotate_id(args: argparse.Namespace) -> int:
     return DONE
 
 
+def prove_off(args: argparse.Namespace) -> int:
+    """Run the whole life with telemetry off, and show what it attempted: connections, look-ups, files, threads."""
+    from lifebeat.proof import LIFE_SECONDS, prove  # noqa: PLC0415
+
+    attempts = prove(layers.config_dir(args.config, os.environ), os.environ)
+    if attempts:
+        print(console.table(("attempted", "what"), [(one.kind, one.what) for one in attempts]))
+        return PROBLEM
+    print(f"Telemetry was off for a whole life of {LIFE_SECONDS:.0f} s: start, heartbeats, flush, stop.")
+    print("Attempted: no connection, no look-up, no file, no database, no process, no thread.")
+    return DONE
+
+
 def demo(args: argparse.Namespace) -> int:
     """Show a whole life in ten seconds: a host, its jobs and a PostHog receiver, all on this machine."""
     from lifebeat.demo import show  # noqa: PLC0415
@@ -371,6 +384,7 @@ _COMMANDS: dict[Callable[[argparse.Namespace], int], list[tuple[tuple[str, ...],
         )
     ],
     rotate_id: [],
+    prove_off: [],
     demo: [(("--seconds",), {"type": float, "default": 7.0, "help": "how long the host runs (default 7)"})],
 }
 
