@@ -9,12 +9,15 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from lifebeat.testing import PostHogServer, telemetry_allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 DEADLINE = 20.0
 
@@ -40,7 +43,7 @@ class Installation:
     def write(self, **settings: Any) -> None:
         """Put settings into config.json, keeping those that are there."""
         path = self.config / "config.json"
-        there = json.loads(path.read_text()) if path.exists() else {}
+        there: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**there, **settings}, indent=4))
 
     def environ(self, **more: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from lifebeat import cli
 
 if TYPE_CHECKING:

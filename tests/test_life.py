@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from conftest import end, eventually
 
 if TYPE_CHECKING:

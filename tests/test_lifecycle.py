@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from conftest import eventually
 from lifebeat import ConfigError
 from lifebeat.layers import ConfigSource
@@ -17,7 +17,8 @@ from lifebeat.schedule import SECOND, to_datetime
 from lifebeat.testing import FakeClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
     from pathlib import Path
 
     from lifebeat.context import JobContext
@@ -77,10 +78,10 @@ class RememberedScheduler:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Path]:
+def config(tmp_path: Path) -> Path:
     """A config directory; and nothing has run."""
     ran.clear()
-    yield tmp_path
+    return tmp_path
 
 
 def make(config: Path, clock: FakeClock | None = None, **settings: Any) -> Lifecycle:

@@ -617,6 +617,13 @@ def test_readers_make_no_file(on_disk: Make, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_readers_load_no_sqlite_where_there_is_no_file(start: Callable[..., subprocess.Popen[str]]) -> None:
+    """Where there is no outbox, asking it costs no import of SQLite."""
+    child = start("outbox.waiting(); outbox.suppress_waiting('off'); outbox.entries(); print('sqlite3' in sys.modules)")
+    go(child)
+    assert results(child) == ["False\n"]
+
+
 def test_readers_make_no_file_where_the_directory_is_missing(clock: FakeClock, tmp_path: Path) -> None:
     """A state directory that does not exist reads as an empty outbox."""
     outbox = Outbox(tmp_path / "none" / "outbox.sqlite3", clock=clock, warn=pytest.fail)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED
 from apscheduler.schedulers.background import BackgroundScheduler
+
 from conftest import eventually
 from lifebeat.jobfile import JobSpec
 from lifebeat.registry import ALIAS, InstantTrigger, Registry
@@ -34,7 +35,7 @@ def no_jitter(_: int) -> int:
 @pytest.fixture
 def scheduler() -> Iterator[Any]:
     """A scheduler, stopped afterwards."""
-    made = BackgroundScheduler(timezone="UTC")
+    made: Any = BackgroundScheduler(timezone="UTC")
     yield made
     if made.running:
         made.shutdown()
@@ -147,9 +148,11 @@ def test_runs_know_their_instant(scheduler: Any) -> None:
 def test_host_listeners_hear_of_runs(scheduler: Any) -> None:
     """A host's own listeners are told of runs, failures and misfires as of any job's."""
     heard: list[int] = []
-    scheduler.add_listener(
-        lambda event: heard.append(event.code), EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED
-    )
+
+    def hear(event: Any) -> None:
+        heard.append(event.code)
+
+    scheduler.add_listener(hear, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
     made = registry(scheduler)
     scheduler.start()
 
@@ -168,7 +171,9 @@ def test_no_thread_remains_when_nothing_runs(scheduler: Any) -> None:
     scheduler.start()
     for number in range(50):
         made.add_once(f"job-{number}", timedelta(0), lambda _: time.sleep(0.01))
-    eventually(lambda: not made._jobs and not [one for one in threading.enumerate() if one.name == "lifebeat-job"])
+    eventually(
+        lambda: not scheduler.get_jobs() and not [one for one in threading.enumerate() if one.name == "lifebeat-job"]
+    )
 
 
 def test_shutdown_waits_for_jobs_that_use_the_scheduler(scheduler: Any) -> None:
@@ -249,3 +254,16 @@ def test_on_an_event_loop_the_stop_does_not_block_it() -> None:
     release.set()
     assert stopped.wait(5)
     assert longest < 1, longest
+
+
+def test_shutdown_right_after_start(scheduler: Any) -> None:
+    """A scheduler that is stopped while its first jobs are being handed out fails in no thread."""
+    for _ in range(30):
+        made = registry(scheduler)
+        scheduler.start()
+        begun = threading.Event()
+        for number in range(10):
+            made.add_once(f"job-{number}", timedelta(0), lambda _, begun=begun: begun.set())
+        begun.wait(5)
+        scheduler.shutdown()
+        made.unlisten()

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from lifebeat.version import __version__
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ MORE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("host_uses_posthog", [False, True])
 def test_nothing_else_leaves(installation: Installation, receiver: PostHogServer, *, host_uses_posthog: bool) -> None:
-    """Events, headers and bodies are exactly the declared ones, whatever the host, its environment and ~/.netrc hold."""
+    """Events, headers and bodies are exactly the declared ones, whatever the host and ~/.netrc hold."""
     installation.write(telemetryHeartbeatInterval="1s")
     (installation.directory / ".netrc").write_text("default login ada password secret\n")
     (installation.directory / ".netrc").chmod(0o600)

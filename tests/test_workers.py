@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from conftest import end, eventually
 from lifebeat.schedule import SECOND, spread
 

@@ -626,16 +626,16 @@ class _File:
 
     @contextlib.contextmanager
     def _readable_errors(self) -> Generator[None]:
-        import sqlite3  # noqa: PLC0415
-
         try:
             yield
         except OSError as error:
             remedy = _SPACE if error.errno in _FULL_DISK else _WRITABLE
             raise self._unavailable(error.strerror or str(error), remedy) from error
-        except sqlite3.DatabaseError as error:
+        except Exception as error:
+            import sqlite3  # noqa: PLC0415 - not where there is no file and so nothing to read
+
             code = getattr(error, "sqlite_errorcode", _CONSTRAINT) & 0xFF
-            if code == _CONSTRAINT:
+            if not isinstance(error, sqlite3.DatabaseError) or code == _CONSTRAINT:
                 raise  # the caller's mistake, not the file's
             if code in _BROKEN_CODES:
                 raise _Broken(str(error)) from error

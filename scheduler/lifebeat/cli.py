@@ -175,7 +175,7 @@ def _next_runs(spec: JobSpec, life: Lifecycle, count: int) -> tuple[str, list[st
 def config(args: argparse.Namespace) -> int:
     """Show the merged settings, and which layer set each."""
     settings = _life(args).source.read()
-    rows = []
+    rows: list[tuple[str, Any, str | None]] = []
     for key in KEYS:
         value = settings.value(key.name)
         rows.append((key.name, _shown(key, value), settings.decided_by[key.name] if value is not None else None))

@@ -40,9 +40,9 @@ def moment(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def show_problems(problems: Iterable[Problem], out: TextIO | None = None) -> None:
+def show_problems(problems: Iterable[Problem], file: TextIO | None = None) -> None:
     """Each problem on a line; on a terminal with the line that has it and a caret."""
-    out = out or sys.stderr
+    out: TextIO = file or sys.stderr
     for problem in problems:
         out.write(f"{problem}\n")
         if out.isatty() and problem.text is not None and problem.column is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lifebeat.embedding import attach_life
 from lifebeat.errors import ConfigError
@@ -26,7 +26,7 @@ class Host:
 
         self.life = life
         self.signals = StopSignals()
-        self._scheduler = BackgroundScheduler(timezone="UTC")
+        self._scheduler: Any = BackgroundScheduler(timezone="UTC")
         self._reload = False
         self._watch = Watch(life.files, life.reload)
 

@@ -412,10 +412,9 @@ class Lifecycle:
     def stop(self) -> None:
         """The scheduler has stopped, or the interpreter ends: run the ``when: shutdown`` jobs, within their time."""
         with self._lock:
-            stage = self._stage
+            stage, plan = self._stage, self._plan
             if stage == "alive":
-                self._stage = "stopping"
-                plan, self._plan = self._plan, {}
+                self._stage, self._plan = "stopping", {}
         if stage != "alive":
             # Another thread is at it; whoever comes second, such as the interpreter's exit, waits for it.
             self.finished.wait(self.source.read().shutdown_timeout.total_seconds() + EXIT_TIMEOUT)

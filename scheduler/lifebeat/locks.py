@@ -15,7 +15,7 @@ except ImportError:  # Windows: no shared locks there; every process stands for 
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
 _POLL = 0.01
@@ -77,7 +77,7 @@ class FileLock:
 
 
 @contextlib.contextmanager
-def held(path: Path, *, timeout: float) -> Iterator[bool]:
+def held(path: Path, *, timeout: float) -> Generator[bool]:
     """Hold the lock on ``path`` for the length of the block; yields whether it was got within ``timeout`` seconds."""
     lock = FileLock(path)
     try:

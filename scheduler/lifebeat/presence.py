@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 
 from lifebeat import siblings
 from lifebeat.errors import LifebeatError
-from lifebeat.locks import FileLock, held
-from lifebeat.roster import Arrival, Departure, Handover, Roster, Unfinished
+from lifebeat.locks import FileLock
+from lifebeat.roster import Arrival, Departure, Handover, Roster, Unfinished, no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Departure", "Presence", "PresenceUnavailable", "Unfinished"]
 
 _CLAIM_TIMEOUT = 2.0
+_GATE_POLL = 0.01
 _POLL = 0.02
 
 
@@ -87,7 +88,7 @@ class Presence:
                 try:
                     arrival = self._arrive(deadline)
                 except BaseException:
-                    self._lock.release()
+                    _drop(self._lock)
                     raise
             self._joined = (os.getpid(), arrival)
         return arrival
@@ -109,9 +110,9 @@ class Presence:
         try:
             with self._inside(timeout):
                 outcome = self._depart()
-                self._lock.release()
+                _drop(self._lock)
         finally:
-            self._lock.release()
+            _drop(self._lock)
         return outcome if isinstance(outcome, Departure) else self._settle(outcome, deadline)
 
     def claim(self, job_id: str, instant: float) -> bool:
@@ -155,9 +156,9 @@ class Presence:
     def _enter(self, deadline: float) -> bool:
         """Take the members' lock, and say whether nobody else has it."""
         while True:
-            if self._lock.acquire():
+            if _take(self._lock):
                 return True
-            if self._lock.acquire(shared=True):
+            if _take(self._lock, shared=True):
                 return False
             # A last one out that started a program in the same moment: that keeps the lock until its exec.
             if time.monotonic() >= deadline:
@@ -166,7 +167,7 @@ class Presence:
 
     def _depart(self) -> Departure | Handover:
         # If others have it too, trying has given up our share.
-        if not self._lock.acquire():
+        if not _take(self._lock):
             return Departure.OTHERS_REMAIN
         return self._roster.depart(at=self._clock.time())
 
@@ -187,17 +188,32 @@ class Presence:
     @contextlib.contextmanager
     def _inside(self, timeout: float) -> Generator[None]:
         """The gate: one process at a time."""
+        gate = FileLock(self._gate)
+        deadline = time.monotonic() + timeout
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            with held(self._gate, timeout=timeout) as free:
-                if not free:
+            while not _take(gate):
+                if time.monotonic() >= deadline:
                     raise self._unavailable(f"another process has held {self._gate.name!r} for {timeout:.3g} s")
-                yield
+                time.sleep(_GATE_POLL)
+            yield
         except OSError as error:
             raise self._unavailable(str(error)) from error
+        finally:
+            _drop(gate)
 
     def _unavailable(self, reason: str) -> PresenceUnavailable:
         return PresenceUnavailable(
             f"presence in {str(self._directory)!r}: {reason}; every process of the application must be able to write "
             "there: set telemetryStateDir to a directory where they can"
         )
+
+
+def _take(lock: FileLock, *, shared: bool = False) -> bool:
+    with no_fork:
+        return lock.acquire(shared=shared)
+
+
+def _drop(lock: FileLock) -> None:
+    with no_fork:
+        lock.release()

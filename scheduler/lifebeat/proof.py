@@ -1,4 +1,4 @@
-"""``lifebeat prove-off``: the whole life in a child process with telemetry off, and everything it attempts written down.
+"""``lifebeat prove-off``: the whole life in a child process with telemetry off, and what it attempts written down.
 
 An audit hook sees every socket, look-up, file, database and process of an interpreter, whoever asks for it; threads are
 seen where they are started. What the scheduler itself does (its one thread) is not telemetry's.
@@ -62,7 +62,7 @@ class Watcher:
                 self.attempts.append(Attempt("thread", thread.name))
             start(thread)
 
-        threading.Thread.start = watched  # type: ignore[method-assign]  # in a process of its own
+        threading.Thread.start = watched  # type: ignore[method-assign, assignment]  # in a process of its own
         self._on = True
 
     def stop(self) -> None:
@@ -108,11 +108,12 @@ def live(config_dir: str) -> list[Attempt]:
 
     from lifebeat.clock import SystemClock  # noqa: PLC0415
     from lifebeat.embedding import attach_life  # noqa: PLC0415
-    from lifebeat.layers import ConfigSource, config_dir as find  # noqa: PLC0415
+    from lifebeat.layers import ConfigSource  # noqa: PLC0415
+    from lifebeat.layers import config_dir as find  # noqa: PLC0415
     from lifebeat.lifecycle import Lifecycle  # noqa: PLC0415
 
     watcher = Watcher()
-    scheduler = BackgroundScheduler(timezone="UTC")
+    scheduler: Any = BackgroundScheduler(timezone="UTC")
     source = ConfigSource(
         find(config_dir, os.environ),
         command_line={"telemetryHeartbeatInterval": "200ms"},

@@ -19,7 +19,6 @@ from apscheduler.events import (
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.date import DateTrigger
 
 from lifebeat.executor import DaemonExecutor, on_event_loop
 from lifebeat.schedule import Instants, to_datetime, to_instant
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from lifebeat.jobfile import JobSpec
 
 ALIAS = "lifebeat"
+NEVER = timedelta(days=36500)
 REMEMBERED = 100  # delayed runs whose instant is known while they wait for a thread
 
 Run = Callable[[datetime], None]
@@ -42,7 +42,9 @@ class InstantTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no
         self._coalesce = coalesce
         self._fires: dict[int, int] = {}
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+    def get_next_fire_time(  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
+        self, previous_fire_time: datetime | None, now: datetime
+    ) -> datetime | None:
         """The next run; after a sleep straight to the latest instant, where missed runs become one."""
         at = to_instant(now)
         if previous_fire_time is None:
@@ -73,6 +75,23 @@ class InstantTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no
             while len(self._fires) > REMEMBERED:
                 del self._fires[next(iter(self._fires))]
         return to_datetime(instant + delay)
+
+
+class OnceTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
+    """One moment, after which the job is removed by its own run.
+
+    APScheduler removes a job that has no next run while it goes through the due ones, and fails with a traceback in its
+    thread if the scheduler is being shut down just then; so there always is a next run, which never comes.
+    """
+
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+
+    def get_next_fire_time(  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
+        self, previous_fire_time: datetime | None, now: datetime
+    ) -> datetime | None:
+        """The moment, and then a time that never comes."""
+        return self._moment if previous_fire_time is None else now + NEVER
 
 
 class Registry:
@@ -133,13 +152,13 @@ class Registry:
         moment = datetime.now(tz=UTC) + delay
 
         def once(fired: datetime) -> None:
-            self._jobs.pop(job_id, None)
+            self.remove(job_id)
             run(fired)
 
         self._add(
             job_id,
             once,
-            trigger=DateTrigger(moment),
+            trigger=OnceTrigger(moment),
             next_run_time=moment,
             coalesce=True,
             max_instances=1,

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# SQLite's own mutexes do not survive a fork: a child that is forked while another thread is in SQLite would wait for
-# that thread for ever, inside the gate. So a fork waits until no thread has the database open.
-_open = threading.RLock()
+# Held for what a fork must not fall into, or the child would wait for a thread that it does not have: SQLite has mutexes
+# of its own, an import has a lock, and a lock file is not known to be one in the moment in which it is opened.
+no_fork = threading.RLock()
 _KEPT_CLAIMS = 100
 _KEPT_MEMBERS = 1000
 # Only for somebody who looks into the database with another program: among ourselves the gate keeps order.
@@ -128,6 +128,10 @@ class Roster:
 
     def _transact(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """Do it wholly or not at all, in a database that is set aside if it is broken."""
+        with no_fork:
+            return self._transact_unforked(work, durable=durable)
+
+    def _transact_unforked(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         import sqlite3  # noqa: PLC0415 - only where there are jobs that the application shares
 
         # SQLITE_ERROR: tables that are not ours.
@@ -146,7 +150,7 @@ class Roster:
     def _try(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         import sqlite3  # noqa: PLC0415 - as above
 
-        with _open, contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)) as connection:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None)) as connection:
             # What dies with a process is safe either way; this is about power cuts. A run does not outlive one, so that
             # nobody waits for the disk while others come and go. Of the claims the last may be lost with NORMAL, at
             # worst, and be given a second time.
@@ -273,4 +277,4 @@ def _last_claim(job_id: str, now: float, db: sqlite3.Connection) -> float | None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_open.acquire, after_in_parent=_open.release, after_in_child=_open.release)
+    os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
