@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import threading
+import time
 import weakref
 from datetime import datetime, timedelta
 from functools import partial
@@ -46,6 +47,8 @@ AT_ONCE = timedelta(0)
 JOIN_TIMEOUT = 1.0
 LEAVE_TIMEOUT = 0.75
 EXIT_TIMEOUT = 1.0
+OPENING_TIMEOUT = 5.0
+POLL = 0.01
 
 
 class Scheduler(Protocol):
@@ -95,6 +98,7 @@ class Lifecycle:
         self._plan: dict[str, JobSpec] = {}
         self._seed = ""
         self._begun: set[str] = set()
+        self._opening: set[str] = set()
         self._presence: Presence | None = None
         self._arrival: tuple[bool, float] | None = None
         self._watch: Watch | None = None
@@ -160,7 +164,10 @@ class Lifecycle:
             self._started_at = self.clock.time()
             self._plan, self._begun, self._arrival, self._presence = {}, set(), None, None
             self.finished.clear()
-            self._apply(self.load(), first=True)
+            found = self.load()
+            starting = [one for one in found.specs if one.enabled and isinstance(one.trigger, AtStart)]
+            self._opening = {spec.id for spec in starting if spec.is_telemetry}
+            self._apply(found, first=True)
             atexit.register(self.stop)
 
     def _apply(self, found: JobFile, *, first: bool = False) -> None:
@@ -193,7 +200,7 @@ class Lifecycle:
         jitter = partial(_jitter, spec, seed)
         self._scheduler.add(spec, instants, jitter, partial(self._run, spec))
         if first and spec.once == "application":
-            self._scheduler.add_once(f"{spec.id}:missed", AT_ONCE, partial(self._make_up, spec, instants, jitter))
+            self._scheduler.add_once(f"{spec.id}:missed", AT_ONCE, partial(self._make_up, spec))
 
     def _withdraw(self, specs: list[JobSpec]) -> None:
         """Tell the modules of jobs that were turned off, so that nothing of theirs goes on."""
@@ -224,20 +231,34 @@ class Lifecycle:
             if spec.id in self._begun:
                 return
             self._begun.add(spec.id)
-        if spec.once == "process" or self._arrive()[0]:
-            self._call(spec, moment)
+        try:
+            if spec.once == "process" or self._arrive()[0]:
+                self._call(spec, moment)
+        finally:
+            self._opening.discard(spec.id)
         with self._lock:
             if self._stage == "alive" and self.find_seed() != self._seed:
                 self._apply(self.load())
 
     def _run(self, spec: JobSpec, instant: datetime) -> None:
+        self._await_opening(spec)
         if self._stage != "alive":  # the interpreter is ending, and the host's scheduler does not know yet
             return
         if spec.once == "process" or self._claim(spec, to_instant(instant)):
             self._call(spec, instant)
 
-    def _make_up(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], _: datetime) -> None:
+    def _await_opening(self, spec: JobSpec) -> None:
+        """Telemetry's start jobs come first: a heartbeat before the startup would be news from nobody."""
+        deadline = self.clock.monotonic() + OPENING_TIMEOUT
+        while self._stage == "alive" and spec.is_telemetry and self._opening and self.clock.monotonic() < deadline:
+            time.sleep(POLL)
+
+    def _make_up(self, spec: JobSpec, _: datetime) -> None:
         """Run the latest instant that came while no process was there, if one did."""
+        self._await_opening(spec)
+        instants = instants_of(spec.trigger, job_id=spec.id, seed=self._seed, started_at=self._started_at)
+        assert instants is not None  # noqa: S101 - only for jobs that have instants
+        jitter = partial(_jitter, spec, self._seed)
         now = int(self.clock.time() * SECOND)
         due = instants.latest(now)
         if due is not None and due + jitter(due) > now:
