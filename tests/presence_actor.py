@@ -61,6 +61,16 @@ class Actor:
         _wait_until(at)
         return [instant for instant in instants if self.presence.claim(job_id, instant)]
 
+    def claim_for(self, seconds: float) -> int:
+        """Claim one instant after the other without a pause; how many there were."""
+        self.presence.join()
+        self.presence.leave(0.0)
+        end, number = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            self.presence.claim("busy", float(number))
+            number += 1
+        return number
+
     def races(self, rounds: int, seed: int, at: float = 0.0) -> list[tuple[str, bool, str]]:
         """Come and go at random; tells of every time the run, whether as the first, and how it left."""
         chance = random.Random(seed)

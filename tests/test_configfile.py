@@ -44,6 +44,7 @@ def can_mount() -> bool:
 
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="only root can mount, in a mount namespace of its own")
 FLOCK = {"x86_64": [73], "aarch64": [32]}.get(platform.machine())
+FSYNC = {"x86_64": [74], "aarch64": [82]}.get(platform.machine())
 needs_denial = pytest.mark.skipif(
     sys.platform != "linux" or FLOCK is None, reason="the kernel is asked to deny system calls, by their numbers"
 )
@@ -167,6 +168,8 @@ def test_json(before: str, after: str) -> None:
         ("{\n  a: 1, # c\n  b: 2 # d\n}\n", '{\n  a: 1, # c\n  b: 2, k: "v" # d\n}\n'),
         ("{\n  a: 1,\n  b: 2\n}\n", '{\n  a: 1,\n  b: 2,\n  k: "v"\n}\n'),
         ('{"a":1,\n "k":2}', '{"a":1,\n "k":"v"}'),
+        ('{"a":1}', '{"a":1,"k":"v"}'),
+        ("{a : [k]}", '{a : [k], k : "v"}'),
         ("k:\nb: 1\n", 'k: "v"\nb: 1\n'),
         ("k: # c\n", 'k: "v" # c\n'),
         ("'k' : yes   # c\r\nb: 1\n", "'k' : \"v\"   # c\r\nb: 1\n"),
@@ -705,6 +708,19 @@ def test_no_locks(tmp_path: Path) -> None:
     assert there == "v"
     assert "cannot be locked (No locks available)" in refused
     assert json.loads(path.read_text()) == {KEY: "v"}
+
+
+@needs_denial
+def test_disk_that_fails(tmp_path: Path) -> None:
+    """Only what is on the disk takes the place of the old file."""
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    program = """
+        import errno
+        deny(eval(sys.argv[2]), errno.EIO)
+        refused(sys.argv[1])
+    """
+    assert "Input/output error" in run(REFUSED + DENY + textwrap.dedent(program), path, FSYNC)
 
 
 def test_directory_in_its_place(tmp_path: Path) -> None:

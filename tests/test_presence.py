@@ -54,8 +54,11 @@ class Member:
         self.send(verb, *arguments)
         return self.answer()
 
+    def has_answered(self, timeout: float = 0.0) -> bool:
+        return bool(select.select([self._connection], [], [], timeout)[0])
+
     def is_silent(self) -> bool:
-        return not select.select([self._connection], [], [], 0.1)[0]
+        return not self.has_answered(0.1)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone or a zombie."""
@@ -282,6 +285,20 @@ def test_claims_of_eight_processes(stage: Stage) -> None:
     _report(f"claims: {sum(won)} won of {len(instants)} instants, by process {won}")
     assert sorted(itertools.chain.from_iterable(answers)) == instants
     assert stage.start().ask("claim", "heartbeat", instants) == []
+
+
+def test_nobody_is_kept_out(stage: Stage) -> None:
+    """A process that claims without pause does not keep another from coming, claiming and going."""
+    _, (busy, other) = stage.crew(2)
+    busy.send("claim_for", 3.0)
+    done = 0
+    while not busy.has_answered():
+        assert "run" in other.ask("join", 0.0, 1.0)
+        assert other.ask("claim", "other", [float(done)]) == [float(done)]
+        assert other.ask("leave", 1.0) in ("LAST", "HANDED_OVER")
+        done += 1
+    _report(f"kept out: never, {done} visits beside {busy.answer()} claims without a pause")
+    assert done > 10
 
 
 # -- many processes --------------------------------------------------------------------------------------------------
@@ -683,7 +700,7 @@ def test_waits_are_bounded(tmp_path: Path) -> None:
     began = time.monotonic()
     with held(tmp_path / "presence.gate", timeout=0) as got:
         assert got
-        with pytest.raises(PresenceUnavailable, match=r"another process has held 'presence\.gate' for 0\.1 s"):
+        with pytest.raises(PresenceUnavailable, match=r"other processes have held 'presence\.gate' for 0\.1 s"):
             other.join(timeout=0.1)
         with pytest.raises(PresenceUnavailable):
             presence.leave(timeout=0.1)

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import textwrap
 import uuid
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pytest
 
 from lifebeat.locks import held
 from lifebeat.statedir import ID_FILE, StateDir, StateNotWritable, agree_on_id, make, read_id, state_dir
-from test_configfile import DENY, names, needs_denial, needs_mounts, run, shared, together
+from test_configfile import DENY, FLOCK, names, needs_denial, needs_mounts, run, shared, together
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,12 +64,15 @@ def test_setting_that_is_relative(tmp_path: Path) -> None:
     assert look(tmp_path / "config", "~/state", {"HOME": str(tmp_path)}).path == tmp_path / "state"
 
 
-def test_setting_that_cannot_be_used(tmp_path: Path, blocked: Path) -> None:
+@pytest.mark.parametrize("place", ["file", "file/config"])
+def test_setting_that_cannot_be_used(tmp_path: Path, place: str) -> None:
     """Nothing takes the place of a directory that was asked for, and the reason says what to do."""
-    found = look(tmp_path, str(blocked), {"STATE_DIRECTORY": str(tmp_path), "HOME": str(tmp_path)})
+    path = tmp_path / place
+    (tmp_path / "file").touch(0o755)
+    found = look(tmp_path, str(path), {"STATE_DIRECTORY": str(tmp_path), "HOME": str(tmp_path)})
     assert found == StateDir(
         None,
-        f"telemetryStateDir is {str(blocked)!r}, which cannot be used (Not a directory); "
+        f"telemetryStateDir is {str(path)!r}, which cannot be used (Not a directory); "
         "set telemetryStateDir to a directory that this user can write",
     )
 
@@ -233,25 +237,29 @@ def test_waiting_is_bounded(tmp_path: Path) -> None:
     assert names(tmp_path) == [ID_FILE]
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_many_agree_on_one_id(tmp_path: Path, broken: bool) -> None:
-    """Eight processes that start together end up with one ID, whether there was no file or a broken one."""
+@pytest.mark.parametrize(
+    ("broken", "denied"), [(False, []), (True, []), pytest.param(False, FLOCK, marks=needs_denial)]
+)
+def test_many_agree_on_one_id(tmp_path: Path, broken: bool, denied: list[int]) -> None:
+    """Eight processes that start together end up with one ID, from no file (without locks too) or a broken one."""
     for number in range(20):
         (tmp_path / str(number)).mkdir()
         if broken:
             (tmp_path / str(number) / ID_FILE).touch()
     program = """
-        import sys, uuid
+        import errno, sys, uuid
         from pathlib import Path
         from lifebeat.statedir import *
         # begin
+        if sys.argv[3] != "[]":
+            deny(eval(sys.argv[3]), errno.ENOLCK)
         for number in range(20):
             path = Path(sys.argv[2]) / str(number) / "instance-id"
             found = agree_on_id(path, str(uuid.uuid4()))
             assert read_id(path) == found
             print(found)
     """
-    said = set(together(program, 8, tmp_path))
+    said = set(together(DENY + textwrap.dedent(program), 8, tmp_path, denied))
     assert len(said) == 1
     assert [read_id(tmp_path / str(number) / ID_FILE) for number in range(20)] == said.pop().split()
     assert {name for number in range(20) for name in names(tmp_path / str(number))} == {ID_FILE}

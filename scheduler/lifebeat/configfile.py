@@ -118,7 +118,6 @@ class _Layout:
         end: In YAML without braces, where the document ends.
         column: In YAML without braces, the column of the keys.
         braces: Whether there are braces.
-        json: Whether it is JSON.
     """
 
     reader: Reader
@@ -127,7 +126,6 @@ class _Layout:
     end: int = 0
     column: int = 0
     braces: bool = True
-    json: bool = False
 
     @classmethod
     def of(cls, path: Path, data: bytes) -> _Layout:
@@ -208,7 +206,7 @@ def _in_braces(layout: _Layout, key: str, literal: str) -> str:
         return f"{text[:at]}{lead}{_quoted(key)}: {literal}{text[at:]}"
     last = members[-1]
     colon = text[last.key_end : last.start]
-    if not layout.json or not re.fullmatch(r"[ \t]*:[ \t]*", colon):
+    if not re.fullmatch(r"[ \t]*:[ \t]*", colon):
         colon = ": "
     if len(members) > 1:
         comma = text[members[-2].end : last.key_start]
@@ -217,7 +215,7 @@ def _in_braces(layout: _Layout, key: str, literal: str) -> str:
     if not re.fullmatch(r"[ \t\r\n]*,[ \t\r\n]*", comma):
         comma = ", "
     comma = re.sub(r"(\r?\n)(?:[ \t]*\r?\n)+", r"\1", comma)
-    quoted = _quoted(key) if layout.json or text[last.key_start] == '"' else _plain(key)
+    quoted = _quoted(key) if text[last.key_start] == '"' else _plain(key)
     return f"{text[: last.end]}{comma}{quoted}{colon}{literal}{text[last.end :]}"
 
 
@@ -293,7 +291,7 @@ def _read_json(path: Path, data: bytes) -> _Layout:
     start = _skip(reader.text, 0)
     if reader.text[start] != "{":
         raise ConfigError(reader.problem("holds no object; it takes {...} with settings in it", 1, 1))
-    return _Layout(reader, list(_json_members(reader.text, start + 1)), start + 1, json=True)
+    return _Layout(reader, list(_json_members(reader.text, start + 1)), start + 1)
 
 
 def _json_members(text: str, at: int) -> Iterator[_Member]:

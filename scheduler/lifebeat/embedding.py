@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import weakref
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import layers
 from lifebeat.clock import SystemClock
 from lifebeat.handle import Lifebeat
-from lifebeat.lifecycle import Lifecycle
-from lifebeat.registry import Registry
+from lifebeat.registry import handle_of
 from lifebeat.signals import stop_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_attached: weakref.WeakKeyDictionary[Any, Lifebeat] = weakref.WeakKeyDictionary()
+    from lifebeat.lifecycle import Lifecycle
 
 
 def attach(
@@ -68,28 +66,30 @@ def attach(
     source = layers.ConfigSource(
         layers.config_dir(config_dir, os.environ), arguments=arguments, environ=os.environ, modules=sys.modules
     )
-    life = Lifecycle(source, allow=allow, clock=SystemClock(), logger=logging.getLogger("lifebeat"))
-    return attach_life(scheduler, life, signals=signals)
+
+    def make_life() -> Lifecycle:
+        from lifebeat.lifecycle import Lifecycle  # noqa: PLC0415 - not while there is nothing to do
+
+        return Lifecycle(source, allow=allow, clock=SystemClock(), logger=logging.getLogger("lifebeat"))
+
+    return _attach(scheduler, Lifebeat(scheduler, source, make_life), signals=signals)
 
 
-def attach_life(scheduler: Any, life: Lifecycle, *, signals: bool = False) -> Lifebeat:
+def attach_life(scheduler: Any, life: Lifecycle) -> Lifebeat:
     """Put a life on a scheduler.
 
     Raises:
         ConfigError: The host's own jobs in the job file have a fault.
     """
-    if (attached := _attached.get(scheduler)) is not None:
-        life.logger.warning("attach() was called a second time for a scheduler; what the first call did holds")
+    return _attach(scheduler, Lifebeat(scheduler, life.source, lambda: life), signals=False)
+
+
+def _attach(scheduler: Any, handle: Lifebeat, *, signals: bool) -> Lifebeat:
+    attached: Lifebeat | None = handle_of(scheduler)
+    if attached is not None:
+        logging.getLogger("lifebeat").warning("attach() was called twice for a scheduler; the first call holds")
         return attached
-    life.check()
-    registry = Registry(scheduler, started=lambda: life.start(registry), stopped=life.stop)
-    registry.listen()
+    handle.attach()
     if signals:
-        stop_on_sigterm(lambda: _stop(registry, life))
-    _attached[scheduler] = handle = Lifebeat(life, registry)
+        stop_on_sigterm(handle.stop_scheduler)
     return handle
-
-
-def _stop(registry: Registry, life: Lifecycle) -> None:
-    registry.shut_down()
-    life.finished.wait(life.source.read().shutdown_timeout.total_seconds() + 1)

@@ -5,44 +5,73 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from lifebeat.lifecycle import offers
+from lifebeat import statedir
+from lifebeat.registry import Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lifebeat.jobfile import JobSpec
+    from lifebeat.layers import ConfigSource
     from lifebeat.lifecycle import Lifecycle
-    from lifebeat.registry import Registry
 
 
 class Lifebeat:
-    """Lifebeat on one scheduler."""
+    """Lifebeat on one scheduler.
 
-    def __init__(self, life: Lifecycle, registry: Registry) -> None:
-        self._life = life
-        self._registry = registry
+    Args:
+        scheduler: The scheduler.
+        source: Where the settings come from.
+        make_life: Makes the life. While telemetry is off and the host has no jobs of its own in the job file there is
+            none, and what it would need is not even imported.
+    """
+
+    def __init__(self, scheduler: Any, source: ConfigSource, make_life: Callable[[], Lifecycle]) -> None:
+        self._source = source
+        self._make_life = make_life
+        self._made: Lifecycle | None = None
+        self._registry = Registry(scheduler, started=self._start, stopped=self._stop, handle=self)
+
+    def attach(self) -> None:
+        """Follow the scheduler's life from here on.
+
+        Raises:
+            ConfigError: The host's own jobs in the job file have a fault.
+        """
+        if not self._is_idle():
+            self._life.check()
+        self._registry.listen()
 
     def status(self) -> dict[str, Any]:
         """Whether telemetry is on and who said so, what waits, and when each job runs next."""
-        specs = self._life.load().specs
         told: dict[str, Any] = {}
-        for status in offers(_telemetry(specs), "status"):
+        for status in self._offered("status"):
             told |= status(self._life.context("status"))
-        told["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in specs if spec.enabled}
+        told["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in self._life.load().specs if spec.enabled}
         return told
 
     def preview(self, event: str | None = None) -> list[str]:
         """The exact events that would be sent now, or the one of that name; nothing is sent or kept."""
         context = self._life.context("preview")
-        found = offers(_telemetry(self._life.load().specs), "preview")
-        return [body for preview in found for body in preview(context, event)]
+        return [body for preview in self._offered("preview") for body in preview(context, event)]
 
     def flush(self, timeout: float = 10.0) -> int:
         """Deliver what waits, within ``timeout`` seconds; says how many events were delivered."""
+        if self._is_idle():
+            return 0
         context = self._life.context("flush")
-        specs = [spec for spec in self._life.load().specs if spec.enabled]
-        return sum(flush(context, timedelta(seconds=timeout)) for flush in offers(_telemetry(specs), "flush"))
+        return sum(flush(context, timedelta(seconds=timeout)) for flush in self._offered("flush", only_enabled=True))
 
     def drain(self, timeout: float) -> bool:
         """Wait until none of the job file's jobs runs, for at most ``timeout`` seconds; says whether none does."""
         return self._registry.drain(timeout)
+
+    def reload(self) -> None:
+        """Read the config again now, as happens by itself when a file is edited."""
+        if self._life.is_alive:
+            self._life.reload()
+        elif self._registry.is_running:
+            self._start()
 
     def close(self, timeout: float | None = None) -> bool:
         """End Lifebeat's part now, as a stop of the scheduler would, and leave the scheduler to its host.
@@ -54,9 +83,47 @@ class Lifebeat:
             Whether it is over.
         """
         self._registry.unlisten()
-        self._life.stop()
-        return self._life.finished.wait(timeout)
+        self._stop()
+        return self._made is None or self._made.finished.wait(timeout)
+
+    def stop_scheduler(self) -> None:
+        """Stop the scheduler, and wait until Lifebeat's part in that is over."""
+        self._registry.shut_down()
+        if self._made is not None:
+            self._made.finished.wait(self._source.read().shutdown_timeout.total_seconds() + 1)
+
+    @property
+    def _life(self) -> Lifecycle:
+        if self._made is None:
+            self._made = self._make_life()
+        return self._made
+
+    def _start(self) -> None:
+        if not self._is_idle():
+            self._life.start(self._registry)
+
+    def _stop(self) -> None:
+        if self._made is not None:
+            self._made.stop()
+
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to do: telemetry is off, the job file is the shipped one, and nothing waits."""
+        settings, source = self._source.read(), self._source
+        if not settings.opted_out or source.job_file.exists() or source.overlay is not None:
+            return False
+        found = statedir.state_dir(
+            setting=settings.state_dir,
+            environ=source.environ,
+            config_dir=source.config_dir,
+            app_name=settings.app_name,
+        )
+        return found.path is None or not (found.path / statedir.OUTBOX_FILE).exists()
+
+    def _offered(self, name: str, *, only_enabled: bool = False) -> list[Callable[..., Any]]:
+        from lifebeat.lifecycle import offers  # noqa: PLC0415 - only for those who ask
+
+        return offers([spec for spec in self._life.load().specs if _is_meant(spec, only_enabled)], name)
 
 
-def _telemetry(specs: Any) -> list[Any]:
-    return [spec for spec in specs if spec.is_telemetry]
+def _is_meant(spec: JobSpec, only_enabled: bool) -> bool:
+    return spec.is_telemetry and (spec.enabled or not only_enabled)

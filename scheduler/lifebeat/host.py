@@ -13,6 +13,7 @@ from lifebeat.watch import INTERVAL, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lifebeat.handle import Lifebeat
     from lifebeat.lifecycle import Lifecycle
 
 JOB_GRACE = 10.0
@@ -28,7 +29,6 @@ class Host:
         self.signals = StopSignals()
         self._scheduler: Any = BackgroundScheduler(timezone="UTC")
         self._reload = False
-        self._watch = Watch(life.files, life.reload)
 
     def run(self, *, ready: Callable[[], None] | None = None) -> None:
         """Run until a stop signal; when this returns all is flushed, and ``signals.raise_again`` is the caller's.
@@ -56,20 +56,21 @@ class Host:
 
     def _serve(self, ready: Callable[[], None] | None) -> None:
         handle = attach_life(self._scheduler, self.life)
+        watch = Watch(self.life.files, handle.reload)
         self._scheduler.start()
         self.life.logger.info("started; telemetry is %s", self.life.source.read().reason)
         if ready is not None:
             ready()
-        self._wait()
+        self._wait(watch, handle)
         self.life.logger.info("stopping")
         handle.drain(JOB_GRACE)
         self._scheduler.shutdown(wait=False)
         self.life.logger.info("stopped")
 
-    def _wait(self) -> None:
+    def _wait(self, watch: Watch, handle: Lifebeat) -> None:
         while not self.signals.wait(INTERVAL):
-            if not self._watch.look() and self._reload:
-                self.life.reload()
+            if not watch.look() and self._reload:
+                handle.reload()
             self._reload = False
 
     def _on_hangup(self, *_: object) -> None:

@@ -15,13 +15,13 @@ from lifebeat.document import Mapping, Node, Reader, Scalar, value_of
 from lifebeat.document import Sequence as NodeSequence
 from lifebeat.durations import format_duration, parse_duration
 from lifebeat.errors import ConfigError, Problem
+from lifebeat.layers import JOB_FILE
 from lifebeat.schedule import At, AtShutdown, AtStart, Cron, CronInstants, Every, Phase, Trigger, to_instant, zone
 from lifebeat.settings import BY_NAME, Settings, parse_bool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-FILE_NAME = "jobs.yaml"
 SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 
 Once = Literal["process", "application"]
@@ -367,7 +367,7 @@ _OTHER_WORDS = {
 
 def job_file(config_dir: Path) -> Path:
     """The job file of a config directory: its own, else the one that Lifebeat ships."""
-    own = config_dir / FILE_NAME
+    own = config_dir / JOB_FILE
     return own if own.exists() else packaged()
 
 
@@ -375,7 +375,7 @@ def packaged() -> Path:
     """The job file that Lifebeat ships."""
     from lifebeat import config  # noqa: PLC0415 - only for its place
 
-    return Path(config.__path__[0]) / FILE_NAME
+    return Path(config.__path__[0]) / JOB_FILE
 
 
 def load(

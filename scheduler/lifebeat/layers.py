@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENABLED = "telemetryEnabled"
+JOB_FILE = "jobs.yaml"
 CONFIG_FILES = ("config.json", "config.yaml", "config.yml")
 CI_VARIABLES = (
     "CI", "GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "TF_BUILD", "TEAMCITY_VERSION", "JENKINS_URL",
@@ -261,6 +262,11 @@ class ConfigSource:
     def overlay(self) -> Path | None:
         """The overlay's file; ``None`` where no deployment is named."""
         return self.config_dir / "deployments" / f"{self.deployment}.yaml" if self.deployment else None
+
+    @property
+    def job_file(self) -> Path:
+        """The config directory's own job file; it need not exist."""
+        return self.config_dir / JOB_FILE
 
     def files(self) -> list[Path]:
         """The files that settings are read from, lowest first; they need not exist."""

@@ -110,6 +110,11 @@ class Lifecycle:
             # A method that does not keep this object alive, since the hook itself can never be removed.
             os.register_at_fork(after_in_child=partial(_forget_in_child, weakref.ref(self)))
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the scheduler has started and not stopped."""
+        return self._stage == "alive"
+
     def forget(self) -> None:
         """In a forked child: this life is the parent's; the child has none until its own scheduler starts."""
         self._lock = threading.RLock()
@@ -138,7 +143,7 @@ class Lifecycle:
 
     def files(self) -> list[Path]:
         """The files that the plan is made from."""
-        return [*self.source.files(), self.source.config_dir / jobfile.FILE_NAME]
+        return [*self.source.files(), self.source.job_file]
 
     def check(self) -> JobFile:
         """The job file for a host: a fault in telemetry's jobs is said and lives on, one in the host's own raises.
@@ -234,8 +239,12 @@ class Lifecycle:
         try:
             if spec.once == "process" or self._arrive()[0]:
                 self._call(spec, moment)
+            self._follow_seed()
         finally:
             self._opening.discard(spec.id)
+
+    def _follow_seed(self) -> None:
+        """The first start has made the instance ID: from here on it gives the phase."""
         with self._lock:
             if self._stage == "alive" and self.find_seed() != self._seed:
                 self._apply(self.load())

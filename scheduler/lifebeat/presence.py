@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Departure", "Presence", "PresenceUnavailable", "Unfinished"]
 
 _CLAIM_TIMEOUT = 2.0
-_GATE_POLL = 0.01
+_GATE_POLL = 0.002
 _POLL = 0.02
 
 
@@ -69,6 +69,7 @@ class Presence:
         self._directory = directory
         self._clock = clock
         self._gate = directory / f"{name}.gate"
+        self._queue = directory / f"{name}.queue"
         self._roster = Roster(directory / f"{name}.sqlite3")
         self._lock = FileLock(directory / f"{name}.lock")
         self._joined: tuple[int, Arrival] | None = None
@@ -188,18 +189,23 @@ class Presence:
     @contextlib.contextmanager
     def _inside(self, timeout: float) -> Generator[None]:
         """The gate: one process at a time."""
-        gate = FileLock(self._gate)
+        # Who wants the gate waits in the queue, which holds one: a process that comes back again and again would
+        # otherwise find the gate free each time, and those who look now and then never.
+        queue, gate = FileLock(self._queue), FileLock(self._gate)
         deadline = time.monotonic() + timeout
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            while not _take(gate):
-                if time.monotonic() >= deadline:
-                    raise self._unavailable(f"another process has held {self._gate.name!r} for {timeout:.3g} s")
-                time.sleep(_GATE_POLL)
+            for lock in (queue, gate):
+                while not _take(lock):
+                    if time.monotonic() >= deadline:
+                        raise self._unavailable(f"other processes have held {lock.path.name!r} for {timeout:.3g} s")
+                    time.sleep(_GATE_POLL)
+            _drop(queue)
             yield
         except OSError as error:
             raise self._unavailable(str(error)) from error
         finally:
+            _drop(queue)
             _drop(gate)
 
     def _unavailable(self, reason: str) -> PresenceUnavailable:

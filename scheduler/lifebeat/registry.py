@@ -101,9 +101,13 @@ class Registry:
         scheduler: Any APScheduler 3 scheduler.
         started: Called when it has started, and at once if it is running already.
         stopped: Called when it has stopped.
+        handle: What the host was given for it.
     """
 
-    def __init__(self, scheduler: Any, *, started: Callable[[], None], stopped: Callable[[], None]) -> None:
+    def __init__(
+        self, scheduler: Any, *, started: Callable[[], None], stopped: Callable[[], None], handle: Any = None
+    ) -> None:
+        self.handle = handle
         self._scheduler = scheduler
         self._started = started
         self._stopped = stopped
@@ -123,6 +127,11 @@ class Registry:
         if self._scheduler.running:
             self._scheduler.remove_jobstore(ALIAS)
             self._scheduler.remove_executor(ALIAS, shutdown=False)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the scheduler runs."""
+        return bool(self._scheduler.running)
 
     @property
     def is_loop_bound(self) -> bool:
@@ -221,6 +230,12 @@ class Registry:
             if self._executor.is_awaited:
                 self._executor.drain(None)
             self._stopped()
+
+
+def handle_of(scheduler: Any) -> Any:
+    """The handle of the Lifebeat that is on a scheduler; ``None`` if there is none."""
+    owners = (getattr(callback, "__self__", None) for callback, _ in scheduler._listeners)  # noqa: SLF001 - there is no other way to ask
+    return next((owner.handle for owner in owners if isinstance(owner, Registry)), None)
 
 
 def _prefixed(job_id: str) -> str:

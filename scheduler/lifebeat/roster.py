@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Held for what a fork must not fall into, or the child would wait for a thread that it does not have: SQLite has mutexes
-# of its own, an import has a lock, and a lock file is not known to be one in the moment in which it is opened.
+# Held for what a fork must not fall into, or the child would wait for a thread that it does not have: SQLite has
+# mutexes of its own, an import has a lock, and a lock file is not known as one in the moment in which it is opened.
 no_fork = threading.RLock()
 _KEPT_CLAIMS = 100
 _KEPT_MEMBERS = 1000

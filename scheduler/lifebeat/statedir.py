@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ID_FILE = "instance-id"
+OUTBOX_FILE = "outbox.sqlite3"
 _REMEDY = "set telemetryStateDir to a directory that this user can write"
 _LOCK_TIMEOUT = 2.0
 
