@@ -63,8 +63,6 @@ class Actor:
 
     def claim_for(self, seconds: float) -> int:
         """Claim one instant after the other without a pause; how many there were."""
-        self.presence.join()
-        self.presence.leave(0.0)
         end, number = time.monotonic() + seconds, 0
         while time.monotonic() < end:
             self.presence.claim("busy", float(number))

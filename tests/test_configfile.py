@@ -283,7 +283,7 @@ def pairs(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(json_files(), st.booleans() | st.integers(-9, 9) | TEXT)
 def test_json_round_trip(file: tuple[str, str, str], value: str | bool | int) -> None:
     """In any JSON file, whatever its style, only the value of the key changes or one member is added at the end."""
@@ -342,7 +342,7 @@ def yaml_files(draw: st.DrawFn) -> tuple[str, str, str]:
     return before, value, behind
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(yaml_files(), st.booleans() | st.integers(-9, 9) | TEXT)
 def test_yaml_round_trip(file: tuple[str, str, str], value: str | bool | int) -> None:
     """In any YAML file only the value of the key changes or one line is added; the rest says what it said."""

@@ -289,16 +289,16 @@ def test_claims_of_eight_processes(stage: Stage) -> None:
 
 def test_nobody_is_kept_out(stage: Stage) -> None:
     """A process that claims without pause does not keep another from coming, claiming and going."""
-    _, (busy, other) = stage.crew(2)
-    busy.send("claim_for", 3.0)
+    busy, other = stage.start(), stage.start()
+    busy.send("claim_for", 1.0)
     done = 0
     while not busy.has_answered():
         assert "run" in other.ask("join", 0.0, 1.0)
         assert other.ask("claim", "other", [float(done)]) == [float(done)]
-        assert other.ask("leave", 1.0) in ("LAST", "HANDED_OVER")
+        assert other.ask("leave", 1.0) == "LAST"
         done += 1
     _report(f"kept out: never, {done} visits beside {busy.answer()} claims without a pause")
-    assert done > 10
+    assert done > 1
 
 
 # -- many processes --------------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ __all__ = ["Arrival", "Departure", "Presence", "PresenceUnavailable", "Unfinishe
 _CLAIM_TIMEOUT = 2.0
 _GATE_POLL = 0.002
 _POLL = 0.02
+# How long the last of several that leave together waits for others that are being started in their place.
+_PATIENCE = 0.4
 
 
 class PresenceUnavailable(LifebeatError):  # noqa: N818 - it says what is so, as the built-in names do
@@ -109,9 +111,9 @@ class Presence:
         self._joined = None
         deadline = time.monotonic() + timeout
         try:
-            with self._inside(timeout):
-                outcome = self._depart()
-                _drop(self._lock)
+            patient_until = time.monotonic() + min(timeout, _PATIENCE)
+            while (outcome := self._depart(deadline, patient_until)) is None:
+                time.sleep(_POLL)
         finally:
             _drop(self._lock)
         return outcome if isinstance(outcome, Departure) else self._settle(outcome, deadline)
@@ -166,11 +168,20 @@ class Presence:
                 raise self._unavailable("somebody has held it all the time")
             time.sleep(_POLL)
 
-    def _depart(self) -> Departure | Handover:
-        # If others have it too, trying has given up our share.
-        if not _take(self._lock):
-            return Departure.OTHERS_REMAIN
-        return self._roster.depart(at=self._clock.time())
+    def _depart(self, deadline: float, patient_until: float) -> Departure | Handover | None:
+        """Try to go; ``None`` if it is too early to say how, and this process is still in."""
+        with self._inside(max(_POLL, deadline - time.monotonic())):
+            # If others have it too, trying has given up our share.
+            if not _take(self._lock):
+                self._roster.leave_to_others(at=self._clock.time())
+                _drop(self._lock)
+                return Departure.OTHERS_REMAIN
+            outcome = self._roster.depart(at=self._clock.time(), may_wait=time.monotonic() < patient_until)
+            if outcome is None:
+                _take(self._lock, shared=True)
+            else:
+                _drop(self._lock)
+        return outcome
 
     def _settle(self, handover: Handover, deadline: float) -> Departure:
         """Wait what becomes of the heirs, until the deadline."""

@@ -30,13 +30,15 @@ T = TypeVar("T")
 # mutexes of its own, an import has a lock, and a lock file is not known as one in the moment in which it is opened.
 no_fork = threading.RLock()
 _KEPT_CLAIMS = 100
+_LATELY = 2.0
 _KEPT_MEMBERS = 1000
 # Only for somebody who looks into the database with another program: among ourselves the gate keeps order.
 _BUSY = 0.5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
     one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, started_at REAL NOT NULL, ended INTEGER NOT NULL,
-    handover TEXT, left_at REAL, world TEXT, ticks INTEGER, heirs TEXT);
+    handover TEXT, left_at REAL, world TEXT, ticks INTEGER, heirs TEXT,
+    last_departure REAL);
 CREATE TABLE IF NOT EXISTS members (
     number INTEGER PRIMARY KEY, world TEXT NOT NULL, pid INTEGER NOT NULL, started INTEGER NOT NULL,
     UNIQUE (world, pid, started));
@@ -110,9 +112,17 @@ class Roster:
         """This process has come, at that time, and has found nobody or somebody there."""
         return self._transact(partial(_arrive, alone, at))
 
-    def depart(self, *, at: float) -> Departure | Handover:
-        """This process, the last one in, goes: the run ends, or is handed over to those who are starting."""
-        return self._transact(partial(_depart, at))
+    def leave_to_others(self, *, at: float) -> None:
+        """This process goes, and others remain."""
+        self._transact(partial(_leave_to_others, at))
+
+    def depart(self, *, at: float, may_wait: bool) -> Departure | Handover | None:
+        """This process, the last one in, goes: the run ends, or is handed over to those who are starting.
+
+        ``None`` if it ``may_wait`` and it is too early to say: others have just left, and if they were recycled, their
+        server starts others in their place as soon as they have ended.
+        """
+        return self._transact(partial(_depart, at, may_wait))
 
     def outcome(self, handover: Handover, *, heirs_live: bool) -> Departure | None:
         """What became of a run that this process has handed over; ``None`` while the heirs are starting."""
@@ -202,7 +212,9 @@ def _arrive(alone: bool, at: float, db: sqlite3.Connection) -> Arrival:
         # Others are in, but no run is known: the database was lost on the way.
         first = alone or run is not None
         arrival = Arrival(first, at, os.urandom(16).hex(), run.unfinished() if run is not None else None)
-        db.execute("INSERT OR REPLACE INTO run VALUES (1, ?, ?, 0, NULL, NULL, NULL, NULL, NULL)", (arrival.run, at))
+        db.execute(
+            "INSERT OR REPLACE INTO run VALUES (1, ?, ?, 0, NULL, NULL, NULL, NULL, NULL, NULL)", (arrival.run, at)
+        )
     if me is not None:
         _enrol(db, me)
     return arrival
@@ -220,8 +232,14 @@ def _enrol(db: sqlite3.Connection, me: Process) -> None:
     db.execute("DELETE FROM members WHERE number <= (SELECT max(number) FROM members) - ?", (_KEPT_MEMBERS,))
 
 
-def _depart(at: float, db: sqlite3.Connection) -> Departure | Handover:
+def _leave_to_others(at: float, db: sqlite3.Connection) -> None:
+    db.execute("UPDATE run SET last_departure = ?", (at,))
+
+
+def _depart(at: float, may_wait: bool, db: sqlite3.Connection) -> Departure | Handover | None:
     run, world, heirs = _current(db), siblings.world(), _heirs(db)
+    if may_wait and run is not None and not heirs and world is not None and _others_left_lately(at, db):
+        return None
     if run is None or not heirs:
         db.execute("UPDATE run SET ended = 1")
         return Departure.LAST
@@ -230,6 +248,11 @@ def _depart(at: float, db: sqlite3.Connection) -> Departure | Handover:
     values = (token, at, world, siblings.now(), seen)
     db.execute("UPDATE run SET handover = ?, left_at = ?, world = ?, ticks = ?, heirs = ?", values)
     return Handover(run.id, token, heirs)
+
+
+def _others_left_lately(at: float, db: sqlite3.Connection) -> bool:
+    row = db.execute("SELECT last_departure FROM run").fetchone()
+    return row is not None and row[0] is not None and 0 <= at - row[0] < _LATELY
 
 
 def _heirs(db: sqlite3.Connection) -> list[Process]:
