@@ -3,14 +3,16 @@
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# setuptools warns that folders named like a package may hide it; ours lie one level below such folders.
+EDITABLE := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e .
 
-.PHONY: run test check soak docs dist clean
+.PHONY: run test check soak matrix docs dist clean
 
 run: .venv/.run          ## the main job in ten seconds: host, jobs and a local PostHog receiver
 	@$(BIN)/lifebeat demo
 
 test: .venv/.dev         ## every test but the long ones
-	$(BIN)/python -m pytest -n 2 -m "not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
 
 check: .venv/.dev        ## linters and type checkers
 	$(BIN)/ruff check .
@@ -21,6 +23,9 @@ check: .venv/.dev        ## linters and type checkers
 soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broken files
 	$(BIN)/python -m pytest -m soak -s --timeout 3600
 
+matrix: .venv/.dev       ## the wheel on each Python that is here, with old and new PostHog SDKs
+	$(BIN)/python tests/matrix.py
+
 docs: .venv/.dev         ## write the generated pages and schemas again
 	$(BIN)/python -m tests.generate
 
@@ -30,15 +35,16 @@ dist: .venv/.dev         ## sdist and wheel
 clean:
 	rm -rf .venv build dist *.egg-info scheduler/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.venv/bin/python:
+.venv/.pip:
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; install one, or say which: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-
-.venv/.run: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
-.venv/.dev: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet -e . --group check
+.venv/.run: pyproject.toml | .venv/.pip
+	$(EDITABLE)
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/.pip
+	$(EDITABLE) --group check
 	@touch $@ .venv/.run

@@ -125,7 +125,5 @@ def pytest_in(venv: Venv, project: Path, files: Sequence[str], *options: str) ->
     Raises:
         AssertionError: A test failed.
     """
-    said = run(
-        venv.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files, cwd=project, timeout=1800
-    )
+    said = run(venv.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files, cwd=project, timeout=1800)
     return said.strip().splitlines()[-1]

@@ -1,13 +1,14 @@
-"""The type checkers really look: one wrong type on purpose, and each of them finds it."""
+"""The type checkers really look: wrong types on purpose, and each of them finds them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
 from artifacts import ROOT
 
 if TYPE_CHECKING:
@@ -19,13 +20,16 @@ import lifebeat
 
 handle = lifebeat.attach(BackgroundScheduler(), app_name="notes", app_version="1.4.2")
 delivered: str = handle.flush(timeout="soon")
+
+def untyped(value):
+    return value
 """
-NODE = "node"
+WRONG, ONLY_STRICT = 5, 7
 
 
 @pytest.fixture
 def seeded(tmp_path: Path) -> Path:
-    """A file whose last line gives a wrong type and takes a wrong type."""
+    """A file with a line that takes and gives wrong types, and one that only strict checking reports."""
     pytest.importorskip("mypy")
     pytest.importorskip("pyright")
     path = tmp_path / "seeded.py"
@@ -33,31 +37,32 @@ def seeded(tmp_path: Path) -> Path:
     return path
 
 
-def checked(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a checker as ``make check`` does, in the root of the project."""
-    return subprocess.run(
+def checked(*command: str | Path) -> str:
+    """What a checker prints, run with the project's settings, about a file with errors in it."""
+    done = subprocess.run(
         [sys.executable, "-m", *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
     )
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_mypy_sees_it(seeded: Path) -> None:
-    """Under the project's settings mypy reports both wrong types, and nothing else."""
-    done = checked("mypy", "--output", "json", seeded)
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert {(one["line"], one["code"]) for one in found} == {(5, "arg-type"), (5, "assignment")}
-
-
-def test_pyright_sees_it(seeded: Path, tmp_path: Path) -> None:
-    """Under the project's settings pyright reports both wrong types, and nothing else."""
-    settings = tmp_path / "pyrightconfig.json"
-    ours = {"extraPaths": [str(ROOT / "scheduler"), str(ROOT / "jobs")], "typeCheckingMode": "strict"}
-    settings.write_text(json.dumps(ours))
-    done = checked("pyright", "--outputjson", "--project", settings, "--pythonpath", sys.executable)
-    found: list[dict[str, Any]] = json.loads(done.stdout)["generalDiagnostics"]
-    errors = [one for one in found if one["severity"] == "error"]
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert {(one["range"]["start"]["line"] + 1, one["rule"]) for one in errors} >= {
-        (5, "reportArgumentType"),
-        (5, "reportAssignmentType"),
+    """``mypy`` reports each seeded error and nothing else."""
+    found = [json.loads(line) for line in checked("mypy", "--output", "json", seeded).splitlines()]
+    assert {(one["line"], one["code"]) for one in found} == {
+        (WRONG, "arg-type"),
+        (WRONG, "assignment"),
+        (ONLY_STRICT, "no-untyped-def"),
     }
+
+
+def test_pyright_sees_it(seeded: Path) -> None:
+    """``pyright`` reports each seeded error, and no line that is right."""
+    said = json.loads(checked("pyright", "--outputjson", "--pythonpath", sys.executable, seeded))
+    found = {(one["range"]["start"]["line"] + 1, one["rule"]) for one in said["generalDiagnostics"]}
+    assert found >= {
+        (WRONG, "reportArgumentType"),
+        (WRONG, "reportAssignmentType"),
+        (ONLY_STRICT, "reportMissingParameterType"),
+    }
+    assert {line for line, _ in found} <= {WRONG, ONLY_STRICT, ONLY_STRICT + 1}

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from artifacts import ROOT, oldest_posthog, posthog_range, run
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from artifacts import ROOT, Venv, build, copy_project, elsewhere, run
 
+from artifacts import ROOT, Venv, build, copy_project, elsewhere, run
 from lifebeat.testing import telemetry_allowed
 from lifebeat.version import __version__
 
@@ -159,6 +159,7 @@ HOST = """
 JOBS = """
     jobs:
       startup: {run: "lifebeat_jobs.telemetry:startup", when: start}
+      shutdown: {run: "lifebeat_jobs.telemetry:shutdown", when: shutdown}
       cleanup: {run: "jobs.cleanup:clean", when: shutdown}
 """
 
@@ -176,7 +177,7 @@ def test_a_host_with_the_same_names(
     (installation.config / "jobs.yaml").write_text(textwrap.dedent(JOBS))
     said = run(release.venv.python, *started, cwd=host, environ=telemetry_allowed(elsewhere()))
     assert said.splitlines()[-1] == f"{host}/jobs/__init__.py 1 {host}/scheduler.py"
-    assert receiver.names() == ["startup"]
+    assert receiver.names() == ["startup", "shutdown"]
 
 
 def test_types_reach_the_user(release: Release, tmp_path: Path) -> None:
@@ -199,5 +200,5 @@ def test_types_reach_the_user(release: Release, tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert done.stdout.splitlines()[0].startswith("host.py:3: error: Argument \"app_name\""), done.stdout + done.stderr
+    assert done.stdout.splitlines()[0].startswith('host.py:3: error: Argument "app_name"'), done.stdout + done.stderr
     assert done.stdout.count("error:") == 1

@@ -58,7 +58,7 @@ class Gunicorn:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
-        options = ["--preload"] * preload + ["--max-requests", "5", "--max-requests-jitter", "3"] * recycle
+        options = ["--preload"] * preload + ["--max-requests", "5", "--max-requests-jitter", "20"] * recycle
         self.process = installation.start(
             sys.executable, "-m", "gunicorn", "-w", str(WORKERS), "-k", kind, "-b", f"127.0.0.1:{self.port}",
             "--no-control-socket", *options, f"app:{KINDS[kind]}",

@@ -42,7 +42,7 @@ _CLAIM_TIMEOUT = 2.0
 _GATE_POLL = 0.002
 _POLL = 0.02
 # How long the last of several that leave together waits for others that are being started in their place.
-_PATIENCE = 0.4
+_PATIENCE = 0.8
 
 
 class PresenceUnavailable(LifebeatError):  # noqa: N818 - it says what is so, as the built-in names do
