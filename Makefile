@@ -27,7 +27,7 @@ matrix: .venv/.dev       ## the wheel on each Python that is here, with old and 
 	$(BIN)/python tests/matrix.py
 
 docs: .venv/.dev         ## write the generated pages and schemas again
-	$(BIN)/python -m tests.generate
+	$(BIN)/python tests/generate.py
 
 dist: .venv/.dev         ## sdist and wheel
 	$(BIN)/python -m build

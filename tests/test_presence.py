@@ -340,16 +340,17 @@ def test_races_for_long(stage: Stage) -> None:
     _races(stage, 500)
 
 
-def test_fifty_rounds_at_once(stage: Stage) -> None:
-    """Fifty times, all come at once and all go at once: one first and one last each time."""
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.soak)])
+def test_rounds_at_once(stage: Stage, rounds: int) -> None:
+    """Time and again, all come at once and all go at once: one first and one last each time."""
     _, members = stage.crew(4)
     firsts = lasts = 0
-    for _ in range(50):
+    for _ in range(rounds):
         random.shuffle(members)
         firsts += _firsts(_together(members, "join"))
         lasts += _together(members, "leave", 10.0).count("LAST")
-    _report(f"rounds: 50, firsts {firsts}, lasts {lasts}")
-    assert (firsts, lasts) == (50, 50)
+    _report(f"rounds: {rounds}, firsts {firsts}, lasts {lasts}")
+    assert (firsts, lasts) == (rounds, rounds)
 
 
 def test_kill_of_one(stage: Stage) -> None:

@@ -353,6 +353,15 @@ def prove_off(args: argparse.Namespace) -> int:
     return DONE
 
 
+def schema(args: argparse.Namespace) -> int:
+    """Print the JSON Schema of a file, by which editors complete and check: jobs, config or overlay."""
+    from lifebeat.jobfile import packaged  # noqa: PLC0415
+
+    path = packaged().parent / "schema" / f"{args.file}.schema.json"
+    print(path.read_text(encoding="utf-8"), end="")
+    return DONE
+
+
 def demo(args: argparse.Namespace) -> int:
     """Show a whole life in ten seconds: a host, its jobs and a PostHog receiver, all on this machine."""
     from lifebeat.demo import show  # noqa: PLC0415
@@ -385,6 +394,7 @@ _COMMANDS: dict[Callable[[argparse.Namespace], int], list[tuple[tuple[str, ...],
     ],
     rotate_id: [],
     prove_off: [],
+    schema: [(("file",), {"choices": ["jobs", "config", "overlay"], "help": "the kind of file"})],
     demo: [(("--seconds",), {"type": float, "default": 7.0, "help": "how long the host runs (default 7)"})],
 }
 
