@@ -36,6 +36,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/events.md": {
         "all": pages.shared_properties,
+        "channels": pages.channels,
         "events": pages.events_sections,
         "protocol": pages.protocol,
         "example": pages.example,

@@ -193,6 +193,11 @@ def shared_properties() -> str:
     return _properties(events.Event)
 
 
+def channels() -> str:
+    """The words that count as a version."""
+    return ", ".join(f"`{word}`" for word in events.CHANNELS)
+
+
 def events_sections() -> str:
     """Each event in full."""
     return "\n\n".join(_event(kind) for kind in events.CATALOGUE)

@@ -29,20 +29,19 @@ def _one_of(words: list[str]) -> str:
 
 def _number(low: int, high: int) -> str:
     """Whole numbers in a range, with leading zeros up to three digits, as cron reads them."""
-    numbers = [f"{'0{0,2}' if number < 10 else '0?'}{number}" for number in range(low, high + 1)]  # noqa: PLR2004 - digits
-    return _one_of(numbers)
+    tens = [(ten, max(low, ten), min(high, ten + 9)) for ten in range(0, high + 1, 10)]
+    return "|".join(f"{f'0?{ten // 10}' if ten else '0{0,2}'}[{first % 10}-{last % 10}]" for ten, first, last in tens)
 
 
 def _cron_field(field: cron.Field) -> str:
     value = _one_of([_number(field.low, field.high), *map(_any_case, field.words)])
     part = rf"(?:\*|{value}(?:-{value})?)(?:/0{{0,2}}[1-9]\d{{0,2}})?"
-    return rf"(?:\?|{part}(?:,{part})*)"
+    return rf"(?:\?|(?:{part}(?:,(?=\S)|(?=\s|$)))+)"
 
 
 _SHORTHANDS = "yearly annually monthly weekly daily midnight hourly".split()
-_CRON = (
-    r"^\s*(?:" + r"\s+".join(map(_cron_field, cron.FIELDS)) + "|@" + _one_of([*map(_any_case, _SHORTHANDS)]) + r")\s*$"
-)
+_FIVE = r"\s+".join(map(_cron_field, cron.FIELDS))
+_CRON = rf"^\s*(?:{_FIVE}|@{_one_of([*map(_any_case, _SHORTHANDS)])})\s*$"
 _MONTH_DAY = r"(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?"
 _MOMENT = rf"^\d{{4}}-{_MONTH_DAY}(?:[T ]{_TIME}(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?)?$"
@@ -52,7 +51,10 @@ _BOOLEAN: Schema = {
     "anyOf": [
         {"type": "boolean"},
         {"enum": [0, 1]},
-        {"type": "string", "pattern": f"^{_one_of([_any_case(word) for word in sorted(settings.TRUE | settings.FALSE)])}$"},
+        {
+            "type": "string",
+            "pattern": f"^{_one_of([_any_case(word) for word in sorted(settings.TRUE | settings.FALSE)])}$",
+        },
     ]
 }
 _DIGITS = "^[1-9][0-9]{{0,{more}}}$"
@@ -195,7 +197,12 @@ def _field(one: Field) -> Schema:
     told = f"{one.help} Takes {one.allowed}. Default: {one.default}."
     if one.name == "args":
         return {"description": told, "anyOf": [_ARGUMENTS, _NULL]}
-    return {"description": told, "anyOf": [FIELD_SCHEMAS.get(one.name, one.schema), _REFERENCE, _NULL]}
+    return {"description": told, "anyOf": [_explained(FIELD_SCHEMAS.get(one.name, one.schema), one), _REFERENCE, _NULL]}
+
+
+def _explained(fragment: Schema, one: Field) -> Schema:
+    """With words for editors that would show the pattern otherwise; to others the word is unknown, and means nothing."""
+    return {**fragment, "patternErrorMessage": f"It takes {one.allowed}."} if "pattern" in fragment else fragment
 
 
 def _given(word: str) -> Schema:

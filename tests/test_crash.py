@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from conftest import eventually
 from lifebeat.clock import SystemClock
 from lifebeat_jobs.outbox import Outbox

@@ -160,3 +160,18 @@ def test_redirects_are_not_followed(installation: Installation, receiver: PostHo
         process.communicate(timeout=20)
         assert receiver.requests
         assert elsewhere.connections == 0
+
+
+def test_a_poison_event_is_dropped_alone(installation: Installation, receiver: PostHogServer) -> None:
+    """A batch that is rejected for one of its events is halved until that one stands alone; the rest is delivered."""
+    receiver.refuse()
+    installation.write(telemetryHeartbeatInterval="200ms")
+    installation.script(HOST).communicate(timeout=20)
+    poison = json.loads(installation.run("log", "--json", "--config", "config")[1])[1]["uuid"]
+    receiver.reject_events(lambda event: event["uuid"] == poison)
+    receiver.accept_again()
+    code, out, _ = installation.run("flush", "--config", "config")
+    entries = json.loads(installation.run("log", "--json", "--config", "config")[1])
+    assert (code, {one["uuid"] for one in entries if one["state"] == "dropped"}) == (0, {poison}), out
+    assert {one["uuid"] for one in entries if one["state"] == "delivered"} == {one[0] for one in receiver.distinct()}
+    assert len(entries) == len(receiver.events) + 1 > 4
