@@ -101,7 +101,7 @@ FIELD_SCHEMAS: dict[str, Schema] = {
             {"type": "string", "pattern": _DIGITS.format(more=3)},
         ]
     },
-    "description": {"type": ["string", "number", "boolean"], "maxLength": 500, "not": {"pattern": r"\$\{"}},
+    "description": {"type": ["string", "number", "boolean"], "maxLength": 500, "pattern": r"^(?![\s\S]*\$\{)"},
 }
 _ARGUMENTS: Schema = {
     "type": "object",
