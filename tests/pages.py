@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import json
 import re
@@ -18,6 +17,7 @@ from lifebeat_jobs import events
 from schemas import written
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Sequence
 
     from lifebeat.jobfile import Field
@@ -80,8 +80,8 @@ def defaults_file() -> str:
     """``config/defaults.yaml``: every setting with its meaning and its default."""
     head = (
         "# yaml-language-server: $schema=schema/config.schema.json\n"
-        "# Every setting with its default. Put the lines that you change into config/config.yaml, and only those: what\n"
-        "# stands in a config file overrules what the application says in lifebeat.attach().\n"
+        "# Every setting with its default. Put the lines that you change into config/config.yaml, and only those:\n"
+        "# what stands in a config file overrules what the application says in lifebeat.attach().\n"
     )
     return head + "".join(f"\n{_default_lines(key)}" for key in KEYS)
 
@@ -129,20 +129,20 @@ def job_context() -> str:
 # -- commands --------------------------------------------------------------------------------------------------------
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
+def commands() -> dict[str, Any]:
     """The parser of each command."""
-    (found,) = (one for one in cli.parser()._actions if isinstance(one, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no other way to ask
-    parsers: dict[str, argparse.ArgumentParser] = dict(found.choices)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-    return parsers
+    parser: Any = cli.parser()
+    choices: list[Any] = [one.choices for one in parser._actions]
+    return next(one for one in choices if hasattr(one, "keys"))
 
 
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [one for one in parser._actions if not isinstance(one, argparse._HelpAction)]  # noqa: SLF001 - as above
+def _actions(parser: Any) -> list[argparse.Action]:
+    return [one for one in parser._actions if one.dest != "help"]
 
 
 def _shared() -> set[str]:
-    each = [{_spelled(one) for one in _actions(parser)} for parser in commands().values()]
-    return set.intersection(*each)
+    first, *others = ({_spelled(one) for one in _actions(parser)} for parser in commands().values())
+    return first.intersection(*others)
 
 
 def _spelled(action: argparse.Action) -> str:
@@ -168,7 +168,7 @@ def commands_sections() -> str:
     return "\n\n".join(_command(name, parser) for name, parser in commands().items())
 
 
-def _command(name: str, parser: argparse.ArgumentParser) -> str:
+def _command(name: str, parser: Any) -> str:
     shared = _shared()
     own = [one for one in _actions(parser) if _spelled(one) not in shared]
     usage = " ".join([name, *(_in_usage(one) for one in own)])

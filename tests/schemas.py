@@ -39,7 +39,7 @@ def _cron_field(field: cron.Field) -> str:
     return rf"(?:\?|(?:{part}(?:,(?=\S)|(?=\s|$)))+)"
 
 
-_SHORTHANDS = "yearly annually monthly weekly daily midnight hourly".split()
+_SHORTHANDS = ["yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly"]
 _FIVE = r"\s+".join(map(_cron_field, cron.FIELDS))
 _CRON = rf"^\s*(?:{_FIVE}|@{_one_of([*map(_any_case, _SHORTHANDS)])})\s*$"
 _MONTH_DAY = r"(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
@@ -201,7 +201,7 @@ def _field(one: Field) -> Schema:
 
 
 def _explained(fragment: Schema, one: Field) -> Schema:
-    """With words for editors that would show the pattern otherwise; to others the word is unknown, and means nothing."""
+    """With words for editors that would show the pattern otherwise; to others the word means nothing."""
     return {**fragment, "patternErrorMessage": f"It takes {one.allowed}."} if "pattern" in fragment else fragment
 
 

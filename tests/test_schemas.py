@@ -63,19 +63,18 @@ def anything(a: Any = None) -> None:
 class Core(yaml.SafeLoader):
     """YAML 1.2 as editors read it, where only true and false are booleans."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
 
-
-Core.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-Core.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+_NUMBER = list("-+.0123456789")
+_RESOLVERS: tuple[tuple[str, str, list[str]], ...] = (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", _NUMBER),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$", _NUMBER),
 )
-Core.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-Core.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
+_core: Any = Core
+_core.yaml_implicit_resolvers = {}
+for _name, _pattern, _first in _RESOLVERS:
+    _core.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _first)
 
 
 def validator(kind: str) -> Any:
@@ -146,8 +145,9 @@ BAD = {
     "run": ["myapp.jobs", "'test_schemas:'", "5", "a:b:c", "os:system", f"{__name__}:nothing", "'a b:c'"],
     "when": ["stop", "Start", "true", "${appName}"],
     "every": ["0s", "0.0001ms", *NO_DURATIONS],
-    "cron": ["'* * * *'", "'60 * * * *'", "'0 24 * * *'", "'0 0 0 * *'", "'0 0 30 2 *'", "'5-3 * * * *'", "'*/0 * * * *'",
-             "'1,,2 * * * *'", "'1, * * * *'", "'@reboot'", "'0 0 * 13 *'", "'0 0 * * 8'", "'0 0 * * monday'", "5"],
+    "cron": ["'* * * *'", "'60 * * * *'", "'1-60 * * * *'", "'0 24 * * *'", "'0 0 0 * *'", "'0 0 30 2 *'", "5", "'@reboot'",
+             "'5-3 * * * *'", "'*/0 * * * *'", "'1,,2 * * * *'", "'1, * * * *'", "'0 0 * 13 *'", "'0 0 * * 8'",
+             "'0 0 * * monday'"],
     "at": ["tomorrow", "2027-02-30", "2027-13-01", "09:30", "'2027-03-01T25:00'", "''"],
     "enabled": NO_BOOLEANS,
     "args": ["5", "[a]", "{b: 1}", "{a: 'x ${appName}'}", "{a: '${nothing}'}", "{a: no}", "{a: 24:00}"],
@@ -183,7 +183,7 @@ def jobs(draw: st.DrawFn) -> dict[str, str]:
 @st.composite
 def job_files(draw: st.DrawFn) -> str:
     """The text of a job file."""
-    ids = st.sampled_from(["a", "nightly-report", "a.b_c", "7", "A" * 100, "A" * 101, "-a", "a b", "'ö'"])
+    ids = st.sampled_from([*"abcdefghij", "nightly-report", "a.b_c", "7", "A" * 100, "A" * 101, "-a", "a b", "'ö'"])
     found = draw(st.dictionaries(ids, jobs(), max_size=2))
     lines = [
         f"  {job_id}:\n" + "".join(f"    {name}: {value}\n" for name, value in job.items())
@@ -231,7 +231,8 @@ VALUES: dict[str, list[Any]] = {
     "boolean": [True, False, 0, 1, "yes", "OFF", "tRuE", 2, "maybe", "", [], {}],
     "text": ["notes", "1.4.2", 1.4, 7, "x" * 200, "x" * 201, "", "  ", "a\nb", True, [], {}],
     "URL": ["https://eu.i.posthog.com", "HTTP://localhost:8000/ph", "http://[::1]:9", "http://10.0.0.1/", "posthog.com",
-            "ftp://a.b", "https://", "https://u@a.b", "https://a.b?c=d", "https://a.b/#c", "https://a b", "http://a:0", 5],
+            "ftp://a.b", "https://", "https://u@a.b", "https://a.b?c=d", "https://a.b/#c", "https://a b",
+            "http://a:0", 5],
     "UUID": ["6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11", "6F0E1C52-5B7E-4C63-9C0F-3A3D3F0D9A11", "x", "", 5,
              "00000000-0000-0000-0000-000000000000", "6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a1"],
     "duration": ["2s", "500ms", "1h30m", "90", 90, "0s", "-1h", "24:00", "", True, []],

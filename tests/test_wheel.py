@@ -33,6 +33,8 @@ NEEDED = {
     "lifebeat_jobs/py.typed",
     "lifebeat_jobs/telemetry.py",
     "lifebeat/config/jobs.yaml",
+    "lifebeat/config/defaults.yaml",
+    "lifebeat/config/schema/jobs.schema.json",
 }
 SECRET = f"phc_{uuid4().hex}"
 

@@ -63,8 +63,8 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
                     return
                 job, run_times = self._line.popleft()
             try:
-                done: Any = self._run_job_success
-                done(job.id, _run(job, run_times, self._logger))
+                base: Any = super()
+                base._run_job_success(job.id, _run(job, run_times, self._logger))  # noqa: SLF001 - our own base class
             finally:
                 with self._changed:
                     self._running -= 1
