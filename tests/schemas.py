@@ -70,7 +70,7 @@ KIND_SCHEMAS: dict[str, Schema] = {
     },
     settings.URL.name: {
         "type": "string",
-        "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[1-9]\d{0,4})?(?:/[!-\"$->@-~]*)?$",
+        "pattern": r'^[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[1-9]\d{0,4})?(?:/[!-"$->@-~]*)?$',
     },
     settings.UUID.name: {
         "type": "string",
