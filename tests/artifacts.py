@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("scheduler", "jobs", "config")
+SOURCES = ("scheduler", "jobs")
 MADE = ("__pycache__", "*.egg-info", "build", "dist", ".*")
 IN_A_TREE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
 

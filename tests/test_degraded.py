@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from conftest import Installation
@@ -41,7 +41,7 @@ needs_mount = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def mounted(target: Path, *options: str) -> Iterator[None]:
+def mounted(target: Path, *options: str) -> Generator[None]:
     """A mount for the length of the block; skips where this machine lets nobody mount."""
     done = subprocess.run(["mount", *options, str(target)], check=False, capture_output=True, text=True)
     if done.returncode:

@@ -130,7 +130,7 @@ def stage(mother: tuple[socket.socket, Member], tmp_path: Path) -> Iterator[Stag
 
 
 def _report(counts: str) -> None:
-    print(counts)  # noqa: T201 - a race that shows nothing should at least show that it was run
+    print(counts)
 
 
 def _wait(condition: Any) -> None:

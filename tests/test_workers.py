@@ -154,4 +154,4 @@ def test_twenty_runs(tmp_path: Any, number: int) -> None:
             names = live(installation, receiver, kind, what, preload=preload)
             check(names, receiver)
             total += names
-    print(f"run {number}: {dict(total)} in {time.monotonic() - started:.0f} s")  # noqa: T201 - the figure for the document
+    print(f"run {number}: {dict(total)} in {time.monotonic() - started:.0f} s")

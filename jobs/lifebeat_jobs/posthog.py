@@ -19,8 +19,8 @@ from http.cookiejar import DefaultCookiePolicy
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import posthog.request
 import requests
-from posthog import request as sdk
 from requests.adapters import HTTPAdapter
 
 from lifebeat_jobs.privacy import Machine, leak_in_text
@@ -28,7 +28,7 @@ from lifebeat_jobs.privacy import Machine, leak_in_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-CONNECT_TIMEOUT = 10.0
+sdk: Any = posthog.request  # its types differ from release to release
 OK = 200
 
 
@@ -109,14 +109,15 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.ConnectionCls = _remembering(type(pool).ConnectionCls, self._sockets)
+        pool.ConnectionCls = _remembering(pool.ConnectionCls, self._sockets)
         return pool
 
 
 def _remembering(connection: Any, sockets: list[socket.socket]) -> Any:
     class Remembering(connection):  # type: ignore[misc]  # the class is known at run time only
         def _new_conn(self) -> socket.socket:
-            made: socket.socket = super()._new_conn()
+            parent: Any = super()
+            made: socket.socket = parent._new_conn()  # noqa: SLF001 - the one place where the socket is made
             sockets.append(made.dup())
             return made
 
@@ -197,6 +198,6 @@ def _wire_call(session: requests.Session) -> Callable[..., Any]:
         return partial(sdk.batch_post, session=session)
     # SDKs before 7.14 reach for their module's session. Copies of the two functions that see ours in its place leave
     # the module, which the host may be using too, as it is.
-    names = {**vars(sdk), "_session": session}
+    names: dict[str, Any] = {**vars(sdk), "_session": session}
     names["post"] = FunctionType(sdk.post.__code__, names, "post", sdk.post.__defaults__)
     return FunctionType(sdk.batch_post.__code__, names, "batch_post", sdk.batch_post.__defaults__)

@@ -446,7 +446,7 @@ class _Loader:
         for name, key in root.keys.items():
             if name not in words:
                 hint = _near(name, words) or " (a job stands below `jobs:`, indented)"
-                self._report(key, f"unknown word {name!r}{hint}", host=False)
+                self.report(key, f"unknown word {name!r}{hint}", host=False)
         jobs = root.items.get("jobs")
         if jobs is None or _is_null(jobs):
             return []
@@ -454,7 +454,7 @@ class _Loader:
             raise ConfigError(reader.problem("`jobs:` takes a mapping of jobs by their ID", jobs.line, jobs.column))
         return [(jobs.keys[name], node) for name, node in jobs.items.items()]
 
-    def _report(self, node: Node, message: str, *, host: bool) -> None:
+    def report(self, node: Node, message: str, *, host: bool) -> None:
         problem = self.readers[node.source].problem(message, node.line, node.column)
         self.problems.append(problem)
         if host:
@@ -517,7 +517,7 @@ class _Job:
         self.faults += 1
         run = self.node.items.get("run") if isinstance(self.node, Mapping) else None
         telemetry = isinstance(run, Scalar) and run.text.startswith(targets.ALWAYS_ALLOWED)
-        self.loader._report(node, f"job {self.key.text!r}: {message}", host=not telemetry)  # noqa: SLF001 - one reader in two classes
+        self.loader.report(node, f"job {self.key.text!r}: {message}", host=not telemetry)
 
     def _read_fields(self, node: Mapping) -> None:
         for name, item in node.items.items():
@@ -533,7 +533,7 @@ class _Job:
         try:
             self.values[name] = read()
         except ValueError as error:
-            at = error.args[1] if len(error.args) > 1 else item
+            at = next((one for one in error.args if isinstance(one, Node)), item)  # deep in args it has its own place
             self._fault(at, f"{name}: {error.args[0]}")
 
     def _scalar(self, name: str, item: Node) -> Any:

@@ -95,6 +95,7 @@ def from_file(path: Path) -> Layer:
 def _from_json(path: Path, data: bytes) -> Layer:
     label = str(path)
     repeated: list[str] = []
+    text = ""
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -103,7 +104,7 @@ def _from_json(path: Path, data: bytes) -> Layer:
 
     try:
         text = data.decode("utf-8-sig")
-        values = json.loads(text, object_pairs_hook=members)
+        values: Any = json.loads(text, object_pairs_hook=members)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return Layer(label, problems=(Problem(label, "is not UTF-8; save the file in UTF-8", line, 1),))
@@ -115,9 +116,10 @@ def _from_json(path: Path, data: bytes) -> Layer:
         return Layer(label, problems=(Problem(label, f"cannot be read as JSON: {error}", 1, 1),))
     if not isinstance(values, dict):
         return Layer(label, problems=(Problem(label, "holds no object; it takes {...} with settings in it", 1, 1),))
-    layer = Layer(label, values, where=_places_in_json(text, values))
+    ours: dict[str, Any] = {name: values[name] for name in BY_NAME if name in values}
+    layer = Layer(label, ours, where=_places_in_json(text, ours))
     doubled = tuple(layer.problem(name, f"{name!r} stands here twice; remove one of them") for name in repeated)
-    return Layer(label, values, problems=doubled, where=layer.where)
+    return Layer(label, ours, problems=doubled, where=layer.where)
 
 
 def _places_in_json(text: str, values: Mapping[str, Any]) -> dict[str, tuple[int, int, str]]:

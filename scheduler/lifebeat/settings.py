@@ -59,11 +59,11 @@ def _parse_text(value: Any) -> str:
 
 def _parse_url(value: Any) -> str:
     try:
-        parts = urlsplit(value) if isinstance(value, str) else None
-        valid = parts is not None and parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        parts = urlsplit(value if isinstance(value, str) else "")
+        valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
-        valid = False
-    if not valid or parts is None:
+        parts, valid = urlsplit(""), False
+    if not valid:
         raise ValueError("is not a URL; it takes one such as https://us.i.posthog.com")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must not hold a user, a query or a fragment; it takes a URL such as https://us.i.posthog.com")
