@@ -172,6 +172,7 @@ def test_a_poison_event_is_dropped_alone(installation: Installation, receiver: P
     receiver.accept_again()
     code, out, _ = installation.run("flush", "--config", "config")
     entries = json.loads(installation.run("log", "--json", "--config", "config")[1])
-    assert (code, {one["uuid"] for one in entries if one["state"] == "dropped"}) == (0, {poison}), out
+    answers = [(one["event"], one["state"], one["answer"]) for one in entries]
+    assert (code, {one["uuid"] for one in entries if one["state"] == "dropped"}) == (0, {poison}), (out, answers)
     assert {one["uuid"] for one in entries if one["state"] == "delivered"} == {one[0] for one in receiver.distinct()}
     assert len(entries) == len(receiver.events) + 1 > 4
