@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-OLDER = (oldest_posthog(), "2.4.0", "3.25.0", "5.4.0", "6.9.3", "7.0.0", "7.14.0")
+OLDER = (oldest_posthog(), "3.25.0", "5.4.0", "6.9.3", "7.0.0", "7.14.0")
 WITH_OLDER = ("tests/test_wire.py", "tests/test_life.py", "tests/test_off.py")
 NEED_THE_TREE = ("tests/test_wheel.py", "tests/test_posthog_range.py", "tests/test_checkers.py")
+PYTEST = ("pytest", "pytest-timeout", "pytest-xdist")
 HOSTS = ("chromadb==1.1.1", "mem0ai")
 
 
@@ -49,9 +50,9 @@ class Bench:
         return cls(directory, wheel, copy_project(directory / "project", sources=False))
 
     def venv(self, python: str, name: str, *more: str) -> Venv:
-        """An environment with the wheel, the test tools and ``more``."""
+        """An environment with the wheel and ``more``."""
         venv = Venv.make(self.directory / name, python)
-        venv.install(self.wheel, "--group", f"{self.project / 'pyproject.toml'}:test", *more)
+        venv.install(self.wheel, *more)
         return venv
 
 
@@ -69,14 +70,14 @@ def interpreter(version: str) -> str | None:
 
 def with_newest(bench: Bench, python: str, version: str) -> str:
     """All quick tests, against the newest SDK."""
-    venv = bench.venv(python, version)
+    venv = bench.venv(python, version, "--group", f"{bench.project / 'pyproject.toml'}:test")
     left_out = [f"--ignore={name}" for name in NEED_THE_TREE]
     return pytest_in(venv, bench.project, ["tests"], "-n", "2", "-m", "not soak", *left_out)
 
 
 def with_older(bench: Bench, python: str, version: str, posthog: str) -> str:
     """The tests of wire, life and consent, against an older SDK."""
-    venv = bench.venv(python, f"{version}-{posthog}", f"posthog=={posthog}")
+    venv = bench.venv(python, f"{version}-{posthog}", f"posthog=={posthog}", *PYTEST)
     return pytest_in(venv, bench.project, WITH_OLDER, "-n", "2")
 
 

@@ -239,6 +239,18 @@ def test_a_shutdown_job_that_hangs_is_left_behind(config: Path, caplog: pytest.L
     assert "did not end within its timeout" in caplog.text
 
 
+def test_a_job_that_outlives_its_timeout_is_left_behind(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A function that cannot be cancelled is reported when its time is up, and its thread is free again."""
+    (config / "jobs.yaml").write_text(f"jobs:\n  a: {{run: '{__name__}:hang', every: 1h, timeout: 100ms}}\n")
+    life, scheduler = make(config), RememberedScheduler()
+    life.start(scheduler)
+    started = time.monotonic()
+    scheduler.added["a"][1](to_datetime(0))
+    assert time.monotonic() - started < 5
+    assert "job a did not end within its timeout" in caplog.text
+    life.stop()
+
+
 def test_a_forked_child_has_no_life(config: Path) -> None:
     """A forked child neither runs the parent's shutdown jobs nor ends its run."""
     jobs(

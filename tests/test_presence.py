@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifebeat import siblings
+from lifebeat import roster, siblings
 from lifebeat.clock import SystemClock
 from lifebeat.locks import held
 from lifebeat.presence import Departure, Presence, PresenceUnavailable
@@ -301,6 +301,23 @@ def test_nobody_is_kept_out(stage: Stage) -> None:
     assert done > 1
 
 
+def test_those_who_wait_are_next(stage: Stage) -> None:
+    """Who waits for the gate is alone in the queue, so that nobody who comes again and again gets in before."""
+    member, queue = stage.start(), stage.directory / "presence.queue"
+    stage.directory.mkdir()
+    with held(stage.directory / "presence.gate", timeout=0) as got:
+        assert got
+        member.send("claim", "job", [1.0])
+        _wait(lambda: not _is_free(queue))
+    assert member.answer() == [1.0]
+    assert _is_free(queue)
+
+
+def _is_free(path: Path) -> bool:
+    with held(path, timeout=0) as free:
+        return free
+
+
 # -- many processes --------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +497,32 @@ def test_handed_on_and_on(stage: Stage) -> None:
     assert one.answer() == "OTHERS_REMAIN"
     assert three.ask("join")["run"] == run
     assert three.ask("leave") == "LAST"
+
+
+@needs_proc
+def test_workers_recycled_together(stage: Stage) -> None:
+    """The last of several that leave together waits for those that are started in their place once they have ended."""
+    parent, (one, two) = stage.crew(2)
+    _together([one, two], "join")
+    assert one.ask("leave") == "OTHERS_REMAIN"
+    two.send("leave", PATIENCE)
+    assert not stage.fork(parent).ask("join")["first"]
+    assert two.answer() == "OTHERS_REMAIN"
+
+
+@needs_proc
+def test_who_was_starting() -> None:
+    """Who started in the very tick of a handing over continues the run only if it was seen; before it, in any case."""
+    me = _seen(os.getpid())
+    seen = json.dumps([me.identity])
+
+    def falls_to_me(ticks: int, heirs: str) -> bool:
+        return roster._Run("run", 0.0, 0, "token", 0.0, siblings.world(), ticks, heirs).falls_to(me)
+
+    assert not falls_to_me(me.started - 1, "[]")
+    assert not falls_to_me(me.started, "[]")
+    assert falls_to_me(me.started, seen)
+    assert falls_to_me(me.started + 1, "[]")
 
 
 @needs_proc
@@ -679,6 +722,18 @@ def test_database_that_cannot_be_opened(tmp_path: Path) -> None:
         presence.join()
     (tmp_path / "presence.sqlite3").rmdir()
     assert Presence(tmp_path, clock=FakeClock()).join().first
+
+
+def test_leaving_without_a_database(tmp_path: Path) -> None:
+    """Where nothing can be written any more, only the last one out is left without an answer."""
+    one, two = (Presence(tmp_path, clock=FakeClock()) for _ in range(2))
+    one.join()
+    two.join()
+    (tmp_path / "presence.sqlite3").unlink()
+    (tmp_path / "presence.sqlite3").mkdir()
+    assert one.leave() is Departure.OTHERS_REMAIN
+    with pytest.raises(PresenceUnavailable):
+        two.leave()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody else")

@@ -9,6 +9,7 @@ LONGEST = timedelta(days=3660)
 ALLOWED = "a number with a unit, such as 90s, 15m, 24h or 7d"
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_WRITTEN = (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000))
 _PART = r"\d+(?:\.\d+)?(?:ms|[smhdw])"
 PATTERN = rf"^(?:{_PART})+$"
 
@@ -49,10 +50,10 @@ def _what_is_wrong(written: str) -> str:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration the way a person would: the largest unit that fits first."""
+    """Write a duration the way a person would: the largest unit that fits first, and a day as 24h."""
     microseconds = duration // timedelta(microseconds=1)
     parts: list[str] = []
-    for unit, size in (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1000)):
+    for unit, size in _WRITTEN if duration >= timedelta(days=2) else _WRITTEN[1:]:
         count, microseconds = divmod(microseconds, size)
         if count:
             parts.append(f"{count}{unit}")

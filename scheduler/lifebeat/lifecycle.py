@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import inspect
 import os
 import platform
 import threading
@@ -47,6 +48,7 @@ AT_ONCE = timedelta(0)
 JOIN_TIMEOUT = 1.0
 LEAVE_TIMEOUT = 1.0
 EXIT_TIMEOUT = 1.0
+MARGIN = 0.25
 OPENING_TIMEOUT = 5.0
 POLL = 0.01
 
@@ -293,12 +295,33 @@ class Lifecycle:
         target = targets.find(spec.run)
         args = {**spec.args, "context": context} if targets.takes_context(target) else spec.args
         try:
-            self._await(target(**args), context.timeout)
+            if spec.timeout is None or inspect.iscoroutinefunction(target) or spec.is_telemetry:
+                self._await(target(**args), context.timeout)
+            else:
+                self._within(spec, partial(target, **args))
         except Exception as error:
             if not spec.is_telemetry:
                 raise
             self.say_once(f"{spec.id}:{error}", f"{spec.id}: {error}")
             self.logger.debug("job %s failed", spec.id, exc_info=True)
+
+    def _within(self, spec: JobSpec, work: Callable[[], Any]) -> None:
+        """Run a function that cannot be cancelled, and leave it behind when its time is up."""
+        failed: list[Exception] = []
+
+        def keep() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+                failed.append(error)
+
+        thread = threading.Thread(target=keep, name=f"lifebeat-{spec.id}", daemon=True)
+        thread.start()
+        thread.join(None if spec.timeout is None else spec.timeout.total_seconds())
+        if thread.is_alive():
+            self.logger.warning("job %s did not end within its timeout and was left behind", spec.id)
+        if failed:
+            raise failed[0]
 
     def _await(self, result: Any, timeout: timedelta | None) -> None:
         """Let an async function's work be done: on the scheduler's loop if it has one, else here."""
@@ -481,7 +504,9 @@ class Lifecycle:
 
     def _bounded(self, spec: JobSpec, deadline: float, work: Callable[[], None]) -> None:
         """Do it in a daemon thread and wait no longer than it may take: nothing that hangs keeps a process alive."""
-        limit = max(deadline - self.clock.monotonic(), 0.05) if spec.is_telemetry else _seconds(spec.timeout)
+        limit = None if spec.timeout is None else spec.timeout.total_seconds() + MARGIN
+        if spec.is_telemetry:
+            limit = max(deadline - self.clock.monotonic(), 0.05)
 
         def quietly() -> None:
             try:
@@ -496,8 +521,6 @@ class Lifecycle:
             quietly()
             return
         thread.join(limit)
-        if thread.is_alive() and not spec.is_telemetry:
-            self.logger.warning("job %s did not end within its timeout and was left behind", spec.id)
 
     def _now(self) -> datetime:
         return to_datetime(int(self.clock.time() * SECOND))
@@ -532,7 +555,3 @@ def _forget_in_child(one: weakref.ref[Lifecycle]) -> None:
     life = one()
     if life is not None:
         life.forget()
-
-
-def _seconds(timeout: timedelta | None) -> float | None:
-    return None if timeout is None else timeout.total_seconds()

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrival", "Departure", "Presence", "PresenceUnavailable", "Unfinished"]
 
-_CLAIM_TIMEOUT = 2.0
+# A claim that gives up lets a job run twice, and on a machine with too much to do it was seen to take seven seconds.
+_CLAIM_TIMEOUT = 15.0
 _GATE_POLL = 0.002
 _POLL = 0.02
 # How long the last of several that leave together waits for others that are being started in their place.
@@ -129,7 +130,7 @@ class Presence:
             instant: When it is due, in seconds since the Unix epoch: the same number from everyone who asks.
 
         Raises:
-            PresenceUnavailable: The directory cannot be used, or was not free within two seconds.
+            PresenceUnavailable: The directory cannot be used, or was not free within 15 seconds.
         """
         with self._inside(_CLAIM_TIMEOUT):
             return self._roster.claim(job_id, instant)
@@ -140,7 +141,7 @@ class Presence:
         Instants that lie in the future, from a clock that was ahead, do not count.
 
         Raises:
-            PresenceUnavailable: The directory cannot be used, or was not free within two seconds.
+            PresenceUnavailable: The directory cannot be used, or was not free within 15 seconds.
         """
         with self._inside(_CLAIM_TIMEOUT):
             return self._roster.last_claim(job_id, until=self._clock.time())
@@ -173,7 +174,9 @@ class Presence:
         with self._inside(max(_POLL, deadline - time.monotonic())):
             # If others have it too, trying has given up our share.
             if not _take(self._lock):
-                self._roster.leave_to_others(at=self._clock.time())
+                # Only for the patience of the last one: on a full disk this one is still not the last.
+                with contextlib.suppress(OSError):
+                    self._roster.leave_to_others(at=self._clock.time())
                 _drop(self._lock)
                 return Departure.OTHERS_REMAIN
             outcome = self._roster.depart(at=self._clock.time(), may_wait=time.monotonic() < patient_until)
