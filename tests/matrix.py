@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-OLDER = (oldest_posthog(), "3.25.0", "5.4.0", "6.9.3", "7.0.0", "7.14.0")
+OLDER = (oldest_posthog(), "5.4.0", "6.9.3", "7.14.0")
 WITH_OLDER = ("tests/test_wire.py", "tests/test_life.py", "tests/test_off.py")
 NEED_THE_TREE = ("tests/test_wheel.py", "tests/test_posthog_range.py", "tests/test_checkers.py")
 PYTEST = ("pytest", "pytest-timeout", "pytest-xdist")

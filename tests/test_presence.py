@@ -506,6 +506,7 @@ def test_workers_recycled_together(stage: Stage) -> None:
     _together([one, two], "join")
     assert one.ask("leave") == "OTHERS_REMAIN"
     two.send("leave", PATIENCE)
+    assert two.is_silent()
     assert not stage.fork(parent).ask("join")["first"]
     assert two.answer() == "OTHERS_REMAIN"
 
@@ -517,7 +518,7 @@ def test_who_was_starting() -> None:
     seen = json.dumps([me.identity])
 
     def falls_to_me(ticks: int, heirs: str) -> bool:
-        return roster._Run("run", 0.0, 0, "token", 0.0, siblings.world(), ticks, heirs).falls_to(me)
+        return roster.Run("run", 0.0, 0, "token", 0.0, siblings.world(), ticks, heirs).falls_to(me)
 
     assert not falls_to_me(me.started - 1, "[]")
     assert not falls_to_me(me.started, "[]")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lifebeat_jobs.privacy import this_machine
+from lifebeat_jobs.outbox import LONGEST_BACKOFF
+from lifebeat_jobs.privacy import Machine, leak_in_body, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,28 +16,47 @@ if TYPE_CHECKING:
     from lifebeat.context import JobContext
     from lifebeat.settings import Settings
     from lifebeat_jobs.outbox import Entry, Outbox
-    from lifebeat_jobs.posthog import Answer
 
 BATCH = 100
 REQUEST_TIMEOUT = 30.0
 FIRST_RETRY = 60.0
-LONGEST_RETRY = 6 * 3600.0
+RARELY = LONGEST_BACKOFF / 2
+LONGEST_ASKED = LONGEST_BACKOFF - 3600.0
 REJECTED = frozenset({400, 413})
 MISCONFIGURED = frozenset({401, 403, 404})
 STATE = "delivery"
+_WORKING, _FAILING, _HELD = "working", "failing", "held"
 
 
-def backoff(attempts: int, *, draw: Callable[[], float] = random.random) -> float:
-    """Seconds until the next attempt after ``attempts`` failed ones: full jitter, so that a fleet does not storm."""
-    return draw() * min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(attempts, 20))
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a batch.
+
+    Attributes:
+        status: The HTTP status; ``None`` where there was no answer.
+        words: What happened, for people.
+        delivered: Whether PostHog has the events.
+        retry_after: How many seconds the server asks to wait; ``None`` if it does not.
+    """
+
+    status: int | None
+    words: str
+    delivered: bool = False
+    retry_after: float | None = None
 
 
-def pause(answer: Answer, attempts: int) -> float:
-    """Seconds to wait after an answer: what the server asks for, within bounds and never all at once."""
-    if answer.status in MISCONFIGURED:
-        return LONGEST_RETRY / 2 + backoff(20) / 2
-    asked = min(answer.retry_after or 0.0, LONGEST_RETRY)
-    return min(asked + backoff(attempts), LONGEST_RETRY)
+def pause(answer: Answer, attempts: int, *, draw: Callable[[], float] = random.random) -> float:
+    """Seconds until the next attempt: what the server asks for, within bounds, and full jitter on top.
+
+    Args:
+        answer: What became of the last attempt.
+        attempts: How many attempts had failed before that.
+        draw: Gives a number from 0 to 1 by chance.
+    """
+    asked, spread = min(answer.retry_after or 0.0, LONGEST_ASKED), FIRST_RETRY * 2.0 ** min(attempts, 20)
+    if answer.status in MISCONFIGURED:  # nothing but an edit of the settings makes that good
+        asked, spread = max(asked, RARELY), LONGEST_BACKOFF
+    return asked + draw() * min(spread, LONGEST_BACKOFF - asked)
 
 
 @dataclass(slots=True)
@@ -47,99 +67,104 @@ class Delivery:
         context: The job's context.
         outbox: Where the events wait.
         deadline: The monotonic time by which it must be over; ``None`` for no hurry.
+        draw: Gives a number from 0 to 1 by chance, for the jitter.
+        machine: What must not leave.
         delivered: How many events were delivered.
     """
 
     context: JobContext
     outbox: Outbox
     deadline: float | None = None
+    draw: Callable[[], float] = random.random
+    machine: Machine = field(default_factory=this_machine)
     delivered: int = 0
 
-    def run(self, *, all_waiting: bool = False, progress: Callable[[int], None] | None = None) -> Answer | None:
+    def run(self, *, all_waiting: bool = False, progress: Callable[[int], None] | None = None) -> None:
         """Deliver batch by batch until nothing is due, an attempt fails or time is up.
 
         Args:
-            all_waiting: Whether events that wait for their next attempt are tried too.
+            all_waiting: Whether events that wait for their next attempt are tried too, also where the server asked to
+                be left alone for longer.
             progress: Told the number of events delivered so far.
-
-        Returns:
-            The answer that ended it; ``None`` if nothing was left to send.
         """
-        while self._left() > 0:
-            settings = self.context.read_settings()
-            if not may_send(settings):
-                return None
-            entries = self._due(all_waiting=all_waiting)
-            if not entries:
-                return None
-            answer = self._send(entries, settings)
+        if not all_waiting and held_until(self.context, self.outbox) is not None:
+            return
+        while (entries := self.outbox.due(BATCH, early=all_waiting)) and self._send(entries):
             if progress is not None:
                 progress(self.delivered)
-            if not answer.delivered and answer.refused is None and answer.status not in REJECTED:
-                return answer
-        return None
+
+    def _send(self, entries: list[Entry]) -> bool:
+        """Send what of these may leave; says whether to go on."""
+        entries = [entry for entry in entries if self._may_leave(entry)]
+        settings = self.context.read_settings()
+        if not entries or not self._may_send(settings):
+            return not entries
+        answer = self._ask(entries, settings)
+        return answer is not None and self._write_down(entries, answer, settings)
+
+    def _may_leave(self, entry: Entry) -> bool:
+        leak = leak_in_body(entry.body, self.machine)
+        if leak is not None:
+            self.outbox.dropped([entry.uuid], f"not sent: {leak}")
+        return leak is None
+
+    def _may_send(self, settings: Settings) -> bool:
+        if settings.opted_out:
+            withdraw(self.outbox, settings)
+        return may_send(settings)
+
+    def _ask(self, entries: list[Entry], settings: Settings) -> Answer | None:
+        """What the server says; ``None`` if there is no time left to ask."""
+        try:
+            from lifebeat_jobs.posthog import Post  # noqa: PLC0415 - imports the SDK
+        except Exception as error:  # noqa: BLE001 - half installed, or another module of that name before it
+            return Answer(None, f"the PostHog SDK cannot be used: {error}")
+        left = self._left()
+        if left <= 0 or settings.api_key is None:
+            return None
+        bodies = [entry.body for entry in entries]
+        post = Post(bodies, api_key=settings.api_key, host=settings.host, machine=self.machine, timeout=left)
+        return post.wait(left)
 
     def _left(self) -> float:
-        return REQUEST_TIMEOUT if self.deadline is None else self.deadline - self.context.clock.monotonic()
+        if self.deadline is None:
+            return REQUEST_TIMEOUT
+        return min(self.deadline - self.context.clock.monotonic(), REQUEST_TIMEOUT)
 
-    def _due(self, *, all_waiting: bool) -> list[Entry]:
-        if all_waiting:
-            return list(reversed(self.outbox.entries(limit=BATCH, state="waiting")))
-        return self.outbox.due(BATCH)
-
-    def _send(self, entries: list[Entry], settings: Settings) -> Answer:
-        from lifebeat_jobs.posthog import Post  # noqa: PLC0415 - imports the SDK
-
-        assert settings.api_key is not None  # noqa: S101 - may_send looked
-        post = Post(
-            [entry.body for entry in entries],
-            api_key=settings.api_key,
-            host=settings.host,
-            machine=this_machine(),
-            timeout=min(REQUEST_TIMEOUT, max(self._left(), 0.1)),
-        )
-        answer = post.wait(min(REQUEST_TIMEOUT, self._left()))
-        self._write_down(entries, answer, settings)
-        return answer
-
-    def _write_down(self, entries: list[Entry], answer: Answer, settings: Settings) -> None:
-        ids = [entry.uuid for entry in entries]
+    def _write_down(self, entries: list[Entry], answer: Answer, settings: Settings) -> bool:
         if answer.delivered:
-            self.outbox.delivered(ids, status=200)
-            self.delivered += len(ids)
-            self._say("working", f"telemetry is delivered to {settings.host} again")
-        elif answer.status in REJECTED or answer.refused is not None:
-            self._isolate(entries, answer, settings)
-        else:
-            self._postpone(entries, answer)
-            self._say(
-                "failing", f"telemetry cannot be delivered to {settings.host} ({answer.words}); it is tried again"
-            )
+            self.outbox.delivered([entry.uuid for entry in entries], status=200)
+            self.delivered += len(entries)
+            self._turn(_WORKING, f"telemetry is delivered to {settings.host} again")
+            return True
+        if answer.status in REJECTED:
+            return self._isolate(entries, answer)
+        until = self._postpone(entries, answer)
+        state = _FAILING if answer.retry_after is None else f"{_HELD} {until} {settings.host}"
+        self._turn(state, f"telemetry cannot be delivered to {settings.host} ({answer.words}); it is tried again")
+        return False
 
-    def _isolate(self, entries: list[Entry], answer: Answer, settings: Settings) -> None:
+    def _isolate(self, entries: list[Entry], answer: Answer) -> bool:
         """Halve a batch that was rejected until the event that it was rejected for stands alone."""
         if len(entries) == 1:
             self.outbox.dropped([entries[0].uuid], answer.words, status=answer.status)
-            return
+            return True
         half = len(entries) // 2
-        for part in (entries[:half], entries[half:]):
-            if self._left() > 0:
-                self._send(part, settings)
+        return self._send(entries[:half]) and self._send(entries[half:])
 
-    def _postpone(self, entries: list[Entry], answer: Answer) -> None:
-        now = self.context.clock.time()
-        wait = pause(answer, max(entry.attempts for entry in entries))
-        self.outbox.postponed(
-            [one.uuid for one in entries], until=now + wait, answer=answer.words, status=answer.status
-        )
+    def _postpone(self, entries: list[Entry], answer: Answer) -> float:
+        wait = pause(answer, max(entry.attempts for entry in entries), draw=self.draw)
+        until = self.context.clock.time() + wait
+        self.outbox.postponed([one.uuid for one in entries], until=until, answer=answer.words, status=answer.status)
+        return until
 
-    def _say(self, state: str, message: str) -> None:
+    def _turn(self, state: str, message: str) -> None:
         """One line when delivery starts to fail and one when it works again, over all processes and restarts."""
-        before = self.outbox.note(STATE)
-        if before == state or (before is None and state == "working"):
-            return
-        self.outbox.set_note(STATE, state)
-        self.context.logger.warning("%s", message) if state == "failing" else self.context.logger.info("%s", message)
+        before = self.outbox.note(STATE) or _WORKING
+        if before != state:
+            self.outbox.set_note(STATE, state)
+        if (before == _WORKING) != (state == _WORKING):
+            self.context.logger.warning("%s", message)
 
 
 def may_send(settings: Settings) -> bool:
@@ -147,7 +172,30 @@ def may_send(settings: Settings) -> bool:
     return settings.enabled and settings.api_key is not None
 
 
-def next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
-    """How long until something is due; ``None`` if nothing waits."""
-    due: Any = outbox.waiting().next_attempt
+def withdraw(outbox: Outbox, settings: Settings) -> None:
+    """Telemetry was turned off: what waits is not sent, now or later, and an outage is forgotten."""
+    if outbox.waiting().count:
+        outbox.suppress_waiting(settings.reason)
+    if outbox.note(STATE) not in {None, _WORKING}:
+        outbox.set_note(STATE, _WORKING)
+
+
+def held_until(context: JobContext, outbox: Outbox) -> float | None:
+    """Until when the server asked to be left alone, in seconds since the Unix epoch; ``None`` if it did not."""
+    state, *rest = (outbox.note(STATE) or _WORKING).split(" ", 2)
+    if state != _HELD or rest[1] != context.read_settings().host:
+        return None
+    now, until = context.clock.time(), float(rest[0])
+    return until if now < until <= now + LONGEST_BACKOFF else None  # farther off, the clock was set back
+
+
+def next_attempt(context: JobContext, outbox: Outbox) -> float | None:
+    """When something is due next, in seconds since the Unix epoch; ``None`` if nothing waits."""
+    due = outbox.waiting().next_attempt
+    return None if due is None else max(due, held_until(context, outbox) or due)
+
+
+def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
+    """How long until something is due, a second at least; ``None`` if nothing waits."""
+    due = next_attempt(context, outbox)
     return None if due is None else timedelta(seconds=max(due - context.clock.time(), 1.0))

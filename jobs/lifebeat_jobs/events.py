@@ -1,7 +1,17 @@
 """The events: one frozen dataclass each, the only things that can ever be sent.
 
-A property is a version, a UUID, a word of a closed list, or a whole number in a range. There is no free text, so there
-is no place for anything personal. The catalogue page is made from these docstrings.
+A property is a version, a UUID, a word of a closed list, a yes or no, or a whole number in a range. There is no free
+text, so there is no place for anything personal. The catalogue page is made from these docstrings.
+
+A host declares events of its own in the same way, and its job functions give them to ``telemetry.record``::
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Imported(Event):
+        name: ClassVar[str] = "imported"
+
+        source: Literal["csv", "json"]
+        rows: Count
+        percent_new: Annotated[int, between(0, 100)]
 """
 
 from __future__ import annotations
@@ -12,25 +22,34 @@ import os
 import platform
 import re
 import sys
-import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lifebeat.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from lifebeat.settings import Settings
 
 UNKNOWN = "unknown"
 PLATFORMS = ("linux", "darwin", "win32", "cygwin", "freebsd", "openbsd", "netbsd", "sunos", "aix", "android", "ios")
 CHANNELS = ("main", "master", "dev", "edge", "nightly", "latest", "stable", "beta", "alpha", "rc", "lts")
-_VERSION = re.compile(r"v?\d{1,8}(?:\.\d{1,8}){0,4}(?:[-+._]?[A-Za-z]{1,12}(?:[-.]?\d{1,8}){0,3}){0,3}")
+VERSION_WORDS = (
+    "a|alpha|b|beta|build|c|canary|dev|edge|final|hotfix|lts|next|nightly|p|patch|post|pre|preview|r|rc|release|rev|"
+    "snapshot|stable"
+)
+_VERSION = re.compile(
+    rf"v?\d{{1,8}}(?:\.\d{{1,8}}){{0,4}}(?:[-+._]?(?:{VERSION_WORDS})(?:[-.]?\d{{1,8}}){{0,3}}){{0,3}}", re.IGNORECASE
+)
+_LIKE_A_VERSION = re.compile(r"v?\d[A-Za-z0-9.+_-]{0,99}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
 _LONGEST_VERSION = 40
 _MOST = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ALLOWED = "Version, Uuid, Platform, Count, bool, a Literal[...], or Annotated[int, between(low, high)]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +78,22 @@ def _is_uuid(value: Any) -> bool:
         return False
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MOST
+def between(low: int, high: int) -> Rule:
+    """The rule of a whole number from ``low`` to ``high``, both included."""
+    return Rule(f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
 
 
 Version = Annotated[str, Rule("a version such as 1.4.2, or `unknown`", _is_version)]
 Uuid = Annotated[str, Rule("a random UUID", _is_uuid)]
 Platform = Annotated[str, Rule("one of " + ", ".join(PLATFORMS) + ", `unknown`", {*PLATFORMS, UNKNOWN}.__contains__)]
-Count = Annotated[int, Rule(f"a whole number from 0 to {_MOST:,}", _is_count)]
+Count = Annotated[int, between(0, _MOST)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """What every event says.
+
+    A subclass has a ``name``, and a rule for each property; what has none is a ``TypeError`` at its declaration.
 
     Attributes:
         instance_id: The random ID of this installation; also the `distinct_id`.
@@ -91,11 +113,50 @@ class Event:
     app_version: Version
     release: Version
 
+    def __init_subclass__(cls) -> None:
+        # Called twice for a class with slots, which dataclass() makes anew: it is the same declaration.
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        if not _NAME.fullmatch(cls.__dict__.get("name", "")):
+            raise TypeError(f'{where} has no name; give it one such as name: ClassVar[str] = "imported"')
+        former = _declared.get(cls.name)
+        if former is not None and former.__qualname__ != cls.__qualname__:
+            raise TypeError(f"{where}.name: {cls.name!r} is taken by {former.__module__}.{former.__qualname__}")
+        _rules_of(cls)
+        _declared[cls.name] = cls
+
     def __post_init__(self) -> None:
         for field, rule in rules(type(self)).items():
             value = getattr(self, field)
             if not rule.holds(value):
                 raise ValueError(f"{self.name}.{field}: {value!r} may not be sent; it takes {rule.words}")
+
+
+_declared: dict[str, type[Event]] = {}
+
+
+def _rules_of(kind: type[Event]) -> dict[str, Rule]:
+    where = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{where}: {error}; import it at run time, outside `if TYPE_CHECKING`") from error
+    hints = {field: hint for field, hint in hints.items() if get_origin(hint) is not ClassVar}
+    found = {field: _rule_of(hint) for field, hint in hints.items()}
+    for field, rule in found.items():
+        if rule is None:
+            written = getattr(hints[field], "__name__", str(hints[field]))
+            raise TypeError(f"{where}.{field}: {written!r} could hold anything; it takes {_ALLOWED}")
+    return {field: rule for field, rule in found.items() if rule is not None}
+
+
+def _rule_of(hint: Any) -> Rule | None:
+    if hint is bool:
+        return Rule("true or false", lambda value: type(value) is bool)
+    if get_origin(hint) is Literal:
+        allowed: tuple[Any, ...] = get_args(hint)
+        words = "one of " + ", ".join(str(one) for one in allowed)
+        return Rule(words, lambda value: any(type(value) is type(one) and value == one for one in allowed))
+    return next((one for one in get_args(hint)[1:] if isinstance(one, Rule)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,30 +217,26 @@ PROTOCOL_REASONS: dict[str, str] = {
 
 
 def rules(kind: type[Event]) -> dict[str, Rule]:
-    """The rule of each property of a kind of event, by its name.
+    """The rule of each property of a kind of event, by its name."""
+    by_name = _rules_of(kind)
+    return {field.name: by_name[field.name] for field in dataclasses.fields(kind)}
+
+
+def check_names(kind: type[Event], given: Collection[str]) -> None:
+    """See to it that what a host gives for its event are the properties of it, no more and no fewer.
 
     Raises:
-        TypeError: A property without a rule: it could hold anything, so it cannot be declared.
+        TypeError: They are not.
     """
-    hints = get_type_hints(kind, include_extras=True)
-    found: dict[str, Rule] = {}
-    for field in dataclasses.fields(kind):
-        rule = next((one for one in get_args(hints[field.name])[1:] if isinstance(one, Rule)), None)
-        if rule is None:
-            raise TypeError(f"{kind.__name__}.{field.name} has no rule; declare it as Version, Uuid, Platform or Count")
-        found[field.name] = rule
-    return found
+    own = {name for name in rules(kind) if name not in rules(Event)}
+    if own != set(given):
+        raise TypeError(f"the event {kind.name} was given {sorted(given)}; it takes {sorted(own)}")
 
 
 def declared(name: str) -> frozenset[str]:
     """The properties that an event of that name may have; none for a name that nobody declared."""
-    kinds = {kind.name: kind for kind in _kinds(Event)}
-    return frozenset(rules(kinds[name])) | frozenset(PROTOCOL) if name in kinds else frozenset()
-
-
-def _kinds(kind: type[Event]) -> list[type[Event]]:
-    below = kind.__subclasses__()
-    return below + [deeper for one in below for deeper in _kinds(one)]
+    kind = _declared.get(name)
+    return frozenset() if kind is None else frozenset(rules(kind)) | frozenset(PROTOCOL)
 
 
 def surroundings(settings: Settings, instance_id: str) -> dict[str, str]:
@@ -189,15 +246,21 @@ def surroundings(settings: Settings, instance_id: str) -> dict[str, str]:
         "instance_id": instance_id,
         "os_platform": next((name for name in PLATFORMS if sys.platform.startswith(name)), UNKNOWN),
         "os_release": _numbers(platform.release()),
-        "python_version": platform.python_version().rstrip("+"),
+        "python_version": clean_version(platform.python_version().rstrip("+")),
         "app_version": app_version,
         "release": clean_version(settings.release_version) if settings.release_version else app_version,
     }
 
 
 def clean_version(version: str | None) -> str:
-    """The version if it is one, else ``unknown``: what a host calls its version is not sent unseen."""
-    return version if version is not None and _is_version(version) else UNKNOWN
+    """As much from the beginning of what a host calls its version as is one, else ``unknown``.
+
+    The words in a version are of a closed list: of ``1.4.2-acme`` and ``1.4.2+g3f2a1bc``, ``1.4.2`` is sent.
+    """
+    if version is None or (version not in CHANNELS and not _LIKE_A_VERSION.fullmatch(version)):
+        return UNKNOWN
+    ends = [len(version), *(found.start() for found in reversed([*re.finditer(r"[-+._]", version)]))]
+    return next((version[:end] for end in ends if _is_version(version[:end])), UNKNOWN)
 
 
 def _numbers(release: str) -> str:
@@ -213,7 +276,7 @@ def hours_and_days(span: timedelta) -> tuple[int, int]:
 
 def serialize(event: Event, moment: datetime) -> tuple[str, str]:
     """The event as it goes over the wire, and its UUID; both are fixed here, once and for all."""
-    event_id = uuid7(moment.timestamp())
+    event_id = uuid7(moment)
     body = {
         "event": event.name,
         "distinct_id": event.instance_id,
@@ -224,9 +287,9 @@ def serialize(event: Event, moment: datetime) -> tuple[str, str]:
     return json.dumps(body), event_id
 
 
-def uuid7(moment: float | None = None) -> str:
-    """A UUID of version 7 for a time in seconds since the epoch: PostHog wants its time to be the event's."""
-    milliseconds = int((time.time() if moment is None else moment) * 1000)
+def uuid7(moment: datetime) -> str:
+    """A UUID of version 7 for a moment, to the millisecond: PostHog wants its time to be the event's."""
+    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1) & (1 << 48) - 1
     random = int.from_bytes(os.urandom(10))
-    value = (milliseconds & (1 << 48) - 1) << 80 | 7 << 76 | (random >> 68) << 64 | 2 << 62 | random & (1 << 62) - 1
+    value = milliseconds << 80 | 7 << 76 | (random >> 68) << 64 | 2 << 62 | random & (1 << 62) - 1
     return str(uuid.UUID(int=value))

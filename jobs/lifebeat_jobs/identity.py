@@ -10,6 +10,8 @@ from lifebeat.errors import ConfigError
 from lifebeat.layers import CONFIG_FILES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lifebeat.context import JobContext
 
 KEY = "telemetryInstanceId"
@@ -35,7 +37,16 @@ def instance_id(context: JobContext) -> str | None:
     try:
         return configfile.set_key_if_absent(path, KEY, candidate)
     except (configfile.ConfigNotWritable, ConfigError):
-        return statedir.agree_on_id(context.state_dir / statedir.ID_FILE, candidate) if context.state_dir else None
+        return _kept_as_state(context.state_dir, candidate)
+
+
+def _kept_as_state(state_dir: Path | None, candidate: str) -> str | None:
+    if state_dir is None:
+        return None
+    try:
+        return statedir.agree_on_id(state_dir / statedir.ID_FILE, candidate)
+    except statedir.StateNotWritable:
+        return None
 
 
 def rotate(context: JobContext) -> tuple[str, str | None]:

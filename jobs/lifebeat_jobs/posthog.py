@@ -6,190 +6,219 @@ Importing this module imports the SDK; it is imported when there is something to
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-import socket
+import re
 import threading
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
-import posthog.request
 import requests
-from requests.adapters import HTTPAdapter
+from posthog import request
 
-from lifebeat_jobs.privacy import Machine, leak_in_text
+from lifebeat_jobs.connections import Adapter, Connections
+from lifebeat_jobs.delivery import Answer
+from lifebeat_jobs.privacy import Machine, leak_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-sdk: Any = posthog.request  # its types differ from release to release
+sdk: Any = request  # what it holds has changed over the versions, and so have its types
+CONNECT_TIMEOUT = 10.0
 OK = 200
+REDIRECTED = range(300, 400)
+_PATH = "/batch/"
+_MOST_READ = 1 << 16
+_ENVELOPE = frozenset({"api_key", "batch", "sent_at", "sentAt"})
+_HEADERS = frozenset(
+    {"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-encoding", "content-length"}
+)
+_WHAT_TO_DO = {
+    401: "; is telemetryApiKey right?",
+    403: "; is telemetryApiKey right?",
+    404: "; is telemetryHost right?",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a batch.
-
-    Attributes:
-        status: The HTTP status; ``None`` where there was no answer.
-        words: What happened, for people.
-        retry_after: How many seconds the server asks to wait; ``None`` if it does not.
-        refused: Why the batch was not let out at all; ``None`` if it was.
-    """
-
-    status: int | None
-    words: str
-    retry_after: float | None = None
-    refused: str | None = None
-
-    @property
-    def delivered(self) -> bool:
-        """Whether PostHog has the events."""
-        return self.status == OK
-
-
-class Leak(requests.RequestException):
+class Refused(requests.RequestException):
     """The request holds what must not leave; it did not."""
 
 
-class _Session(requests.Session):
+class Session(requests.Session):
     """Sends what it is given and nothing else: no credentials of ``~/.netrc``, no cookies, no redirects."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, batch: list[Any], machine: Machine, connections: Connections) -> None:
         super().__init__()
-        self.retry_after: float | None = None
+        self.answer: Answer | None = None
         self.auth = lambda request: request  # an own auth keeps requests from looking into ~/.netrc
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._batch = batch
         self._machine = machine
-        self._sockets: list[socket.socket] = []
-        adapter = _Adapter(self._sockets)
-        self.mount("https://", adapter)
-        self.mount("http://", adapter)
+        self.mount("https://", Adapter(connections))
+        self.mount("http://", Adapter(connections))
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        self._look_at(request)
+        for name in [name for name in request.headers if name.lower() not in _HEADERS]:
+            del request.headers[name]
+        kwargs["stream"] = True
+        response = super().send(request, **kwargs)
+        with response:
+            body = _beginning(response) if response.status_code == OK else b""
+        self.answer = _answer(response, body)
+        return _told(response, body)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - its signature
+        """Nowhere: a redirect would repeat the body to whatever host it names."""
+        return None
+
+    def _look_at(self, request: requests.PreparedRequest) -> None:
         import gzip  # noqa: PLC0415 - only for this look
 
         data: Any = request.body
-        body = gzip.decompress(data) if request.headers.get("Content-Encoding") == "gzip" else data
-        text = body if isinstance(body, str) else bytes(body).decode()
-        sent = json.loads(text)
-        leak = leak_in_text(json.dumps(sent["batch"]), self._machine)
+        sent = json.loads(gzip.decompress(data) if request.headers.get("Content-Encoding") == "gzip" else data)
+        if set(sent) - _ENVELOPE or sent["batch"] != self._batch:
+            raise Refused("the PostHog SDK changed the events")
+        leak = leak_in(sent["batch"], self._machine)
         if leak is not None:
-            raise Leak(leak)
-        kwargs["allow_redirects"] = False  # a redirect would repeat the body to whatever host it names
-        response = super().send(request, **kwargs)
-        self.retry_after = _seconds(response.headers.get("Retry-After"))
-        return response
-
-    def cut(self) -> None:
-        """End every connection, also one that another thread is reading from."""
-        for one in self._sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        super().close()
-        for one in self._sockets:
-            one.close()
-        self._sockets.clear()
-
-
-class _Adapter(HTTPAdapter):
-    """Keeps a second handle on each socket, by which a hanging connection can be ended from outside."""
-
-    def __init__(self, sockets: list[socket.socket]) -> None:
-        self._sockets = sockets
-        super().__init__(max_retries=0)
-
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.ConnectionCls = _remembering(pool.ConnectionCls, self._sockets)
-        return pool
-
-
-def _remembering(connection: Any, sockets: list[socket.socket]) -> Any:
-    class Remembering(connection):  # type: ignore[misc]  # the class is known at run time only
-        def _new_conn(self) -> socket.socket:
-            parent: Any = super()
-            made: socket.socket = parent._new_conn()  # noqa: SLF001 - the one place where the socket is made
-            sockets.append(made.dup())
-            return made
-
-    return Remembering
+            raise Refused(leak)
 
 
 class Post:
     """One request under way in a daemon thread, so that no wait is longer than whoever waits wants it to be."""
 
     def __init__(self, events: Sequence[str], *, api_key: str, host: str, machine: Machine, timeout: float) -> None:
-        self._session = _Session(machine)
-        self._answer: Answer | None = None
+        self._answer = Answer(None, "the request broke off")
         self._done = threading.Event()
+        self._connections = Connections()
         batch = [json.loads(event) for event in events]
-        call = partial(_wire_call(self._session), api_key, host, gzip=True, timeout=timeout, batch=batch)
-        threading.Thread(target=self._run, args=(call,), name="lifebeat-post", daemon=True).start()
+        self._session = Session(batch, machine, self._connections)
+        timeouts = (min(timeout, CONNECT_TIMEOUT), timeout)
+        # The batch is read a second time, for the SDK to do with it what it likes.
+        again = [json.loads(event) for event in events]
+        call = partial(_wire_call(self._session), api_key, host, gzip=True, timeout=timeouts, batch=again)
+        thread = threading.Thread(target=self._run, args=(call,), name="lifebeat-post", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, and whoever does it waits no longer than it wants to
+            self._run(call)
 
     def wait(self, timeout: float) -> Answer:
         """The answer, or after ``timeout`` seconds that there was none, and the connection is cut."""
-        if not self._done.wait(max(timeout, 0)):
-            self._session.cut()
-            return Answer(None, f"no answer within {timeout:.1f} s")
-        assert self._answer is not None  # noqa: S101 - set before it is done
-        return self._answer
+        if self._done.wait(max(timeout, 0)):
+            return self._answer
+        self._connections.cut()
+        return Answer(None, f"no answer within {max(timeout, 0):.1f} s")
 
     def _run(self, call: Callable[[], Any]) -> None:
         try:
             self._answer = _ask(call, self._session)
         finally:
             self._session.close()
+            self._connections.close()
             self._done.set()
 
 
-def _ask(call: Callable[[], Any], session: _Session) -> Answer:
+def _ask(call: Callable[[], Any], session: Session) -> Answer:
     try:
         call()
-    except Leak as leak:
-        return Answer(None, f"not sent: {leak}", refused=str(leak))
-    except sdk.APIError as error:
-        return Answer(int(error.status), f"HTTP {error.status}", session.retry_after)
-    except requests.RequestException as error:
-        return Answer(None, _reason(error))
+    except Refused as refused:
+        return Answer(None, f"not sent: {refused}")
     except Exception as error:  # noqa: BLE001 - whatever the SDK raises is an answer, never the host's concern
-        return Answer(None, f"{type(error).__name__}: {error}")
-    return Answer(OK, "delivered")
+        return session.answer or Answer(None, _reason(error))
+    return session.answer or Answer(None, "the PostHog SDK sent nothing")
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """The header in seconds from now: it is a number, or a date."""
-    if not retry_after:
+def _answer(response: requests.Response, body: bytes) -> Answer:
+    status = response.status_code
+    words = f"HTTP {status}"
+    if status == OK:
+        if _is_json(body):
+            return Answer(status, "delivered", delivered=True)
+        return Answer(status, f"{words}, but the answer is not PostHog's; is telemetryHost right, and is this online?")
+    if status in REDIRECTED:
+        words += f", redirected to {_target(response)}, which is not followed; set telemetryHost to that"
+    return Answer(status, words + _WHAT_TO_DO.get(status, ""), retry_after=_seconds(response.headers))
+
+
+def _beginning(response: requests.Response) -> bytes:
+    """As much of the body as an answer of PostHog's may have, however much more there is."""
+    read = b""
+    for part in response.iter_content(_MOST_READ):
+        read += part
+        if len(read) > _MOST_READ:
+            break
+    return read
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _told(response: requests.Response, body: bytes) -> requests.Response:
+    """What the SDK is given of an answer, with nothing more to be read from the network."""
+    import io  # noqa: PLC0415 - only for this
+
+    told = requests.Response()
+    told.status_code, told.headers, told.raw = response.status_code, response.headers, io.BytesIO(body)
+    return told
+
+
+def _target(response: requests.Response) -> str:
+    """Where a redirect leads, as ``telemetryHost`` would say it."""
+    try:
+        parts = urlsplit(urljoin(response.url, response.headers.get("Location", "")))
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "nowhere"
+    target = f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/').removesuffix(_PATH.rstrip('/'))}"
+    return target if re.fullmatch(r"[\x21-\x7e]{1,200}", target) else "nowhere"
+
+
+def _seconds(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds from now: it is a number, or a date by the server's clock."""
+    asked = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(?:\.\d*)?", asked):
+        return float(asked)
+    until = _moment(asked)
+    if until is None:
         return None
+    now = _moment(headers.get("Date", ""))
+    return max(until - (time.time() if now is None else now), 0.0)
+
+
+def _moment(date: str) -> float | None:
     try:
-        return max(float(retry_after), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-    except ValueError:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
 def _reason(error: BaseException) -> str:
     """The innermost reason in a few words, without addresses of objects and without a traceback."""
-    inner = error
-    while (deeper := getattr(inner, "reason", None) or inner.__cause__ or _first_exception(inner)) is not None:
-        inner = deeper
-    words = getattr(inner, "strerror", None) or type(inner).__name__
-    return f"{type(error).__name__}: {words}"
+    chain = [error]
+    while (deeper := _deeper(chain[-1])) is not None and deeper not in chain:
+        chain.append(deeper)
+    inner: Any = chain[-1]
+    told = getattr(inner, "verify_message", None)
+    words = f"the certificate was not accepted: {told}" if told else getattr(inner, "strerror", None)
+    if words is None and not isinstance(inner, (TimeoutError, requests.RequestException)):
+        words = " ".join(str(inner).split())[:200]
+    return ": ".join(dict.fromkeys([type(error).__name__, words or type(inner).__name__]))
 
 
-def _first_exception(error: BaseException) -> BaseException | None:
-    return next((one for one in error.args if isinstance(one, BaseException)), None)
+def _deeper(error: BaseException) -> BaseException | None:
+    candidates = (getattr(error, "reason", None), error.__cause__, *error.args)
+    return next((one for one in candidates if isinstance(one, BaseException)), None)
 
 
 def _wire_call(session: requests.Session) -> Callable[..., Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lifebeat_jobs.events import CATALOGUE, CHANNELS, PLATFORMS, PROTOCOL, declared
+from lifebeat_jobs.events import CHANNELS, PLATFORMS, VERSION_WORDS, declared
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | float | None"
 SHORTEST = 4
 _COMMON_WORDS = (
     "root admin administrator user users guest nobody daemon host hostname localhost local localdomain server "
@@ -23,8 +28,13 @@ _COMMON_WORDS = (
 COMMON = frozenset(_COMMON_WORDS.split()) | {*PLATFORMS, *CHANNELS}
 ENVELOPE = frozenset({"event", "distinct_id", "uuid", "timestamp", "properties"})
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
-_MAC = re.compile(r"\b[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\b", re.IGNORECASE)
+_EMAIL = re.compile(r"[^\s@]@[^\s@]")
+_MAC = re.compile(r"\b[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\b")
+_ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])|(?<![0-9a-f])[0-9a-f]{0,4}:[0-9a-f.:]*")
+_OF_VERSIONS = re.compile(rf"(?:{VERSION_WORDS})[.-]?\d*")
+_NOBODYS = frozenset({"", "00:00:00:00:00:00", "::", "::1", "0.0.0.0", "127.0.0.1"})  # noqa: S104 - nothing is bound
+_MOST_READ = 1 << 20
+_DOCUMENTATION = ("192.0.2.1", 9)  # an address that belongs to nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class Machine:
 
     Attributes:
         names: Names by what they are, such as ``("the host name", "atlas")``.
-        addresses: IP and MAC addresses of this machine, in lower case.
+        addresses: IP and MAC addresses of this machine, in their shortest form and in lower case.
     """
 
     names: tuple[tuple[str, str], ...]
@@ -42,70 +52,117 @@ class Machine:
 
 def this_machine() -> Machine:
     """What there is to find out about this machine without asking the network."""
-    import getpass  # noqa: PLC0415 - only a process that sends needs it
-    import socket  # noqa: PLC0415
+    import socket  # noqa: PLC0415 - only a process that sends needs it
 
     host = socket.gethostname()
     names = [("the host name", host), ("the host name", host.partition(".")[0])]
-    with contextlib.suppress(OSError, KeyError):  # a user without an entry has no name
-        names.append(("the user name", getpass.getuser()))
-    names.append(("the home directory", os.path.expanduser("~").rstrip("/")))  # noqa: PTH111 - stays text
-    return Machine(tuple(dict.fromkeys(names)), frozenset(_addresses()))
+    names += [("the user name", name) for name in _user_names()]
+    homes = [os.path.expanduser("~"), os.environ.get("HOME", "")]  # noqa: PTH111 - stays text
+    names += [("the home directory", home.rstrip("/")) for home in homes]
+    return Machine(tuple(dict.fromkeys(names)), frozenset(_addresses()) - _NOBODYS)
 
 
-def _addresses() -> set[str]:
-    found: set[str] = set()
+def _user_names() -> Iterator[str]:
+    """Who runs this, by the system and by the environment, which need not agree."""
+    with contextlib.suppress(ImportError, KeyError):  # a user without an entry has no name
+        import pwd  # noqa: PLC0415 - not on every system
+
+        yield pwd.getpwuid(os.getuid()).pw_name
+    for variable in ("LOGNAME", "USER", "USERNAME", "SUDO_USER"):
+        yield os.environ.get(variable, "")
+
+
+def _addresses() -> Iterator[str]:
+    import socket  # noqa: PLC0415 - only a process that sends needs it
+
     for path in Path("/sys/class/net").glob("*/address"):
-        found.add(_read(path).strip().lower())
-    local = re.findall(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host", _read(Path("/proc/net/fib_trie")))
-    found.update(local)
+        yield _read(path).strip().lower()
+    yield from re.findall(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host", _read(Path("/proc/net/fib_trie")))
     for line in _read(Path("/proc/net/if_inet6")).splitlines():
-        digits = line.split()[0]
-        found.add(":".join(digits[at : at + 4] for at in range(0, 32, 4)))
-    return found - {"", "00:00:00:00:00:00", "0000:0000:0000:0000:0000:0000:0000:0001", "127.0.0.1"}
+        yield ipaddress.IPv6Address(int(line.split()[0], 16)).compressed
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+        unused.connect(_DOCUMENTATION)  # sends nothing; for systems without /proc, the address they would send from
+        yield str(unused.getsockname()[0])
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        with path.open(errors="replace") as file:
+            return file.read(_MOST_READ)
     except OSError:
         return ""
 
 
 def leak_in_event(body: str, machine: Machine) -> str | None:
-    """Why an event may not leave; ``None`` if it may."""
-    return _undeclared(body) or leak_in_text(body, machine)
+    """Why an event that was just made may not leave; ``None`` if it may."""
+    event: Any = json.loads(body)
+    return _undeclared(event) or leak_in(event, machine)
 
 
-def leak_in_text(text: str, machine: Machine) -> str | None:
-    """What of this machine a text holds, in words that do not hold it; ``None`` for nothing."""
+def leak_in_body(body: str, machine: Machine) -> str | None:
+    """Why an event that was recorded earlier may not leave; ``None`` if it may.
+
+    Another process may have declared it, so its keys are not looked at again.
+    """
+    try:
+        return leak_in(json.loads(body), machine)
+    except ValueError:
+        return "it is damaged"
+
+
+def leak_in(document: Any, machine: Machine) -> str | None:
+    """What of this machine or of a person a JSON document holds, in words that do not hold it; ``None`` for nothing.
+
+    Names of events and of properties are not looked at: which there are is settled when an event is made.
+    """
+    for text in _texts(document):
+        leak = _leak_in_text(text.lower(), machine)
+        if leak is not None:
+            return leak
+    return None
+
+
+def _texts(value: _Json) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            if name != "event":
+                yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _leak_in_text(text: str, machine: Machine) -> str | None:
     if _EMAIL.search(text):
         return "it holds an e-mail address"
-    if _MAC.search(text):
+    if _MAC.search(text) or any(mac.replace(":", "") in text for mac in machine.addresses if _MAC.fullmatch(mac)):
         return "it holds a MAC address"
-    seen = _UUID.sub(" ", text.lower())
+    if any(_shortest(word) in machine.addresses for word in _ADDRESS.findall(text)):
+        return "it holds an address of this machine"
+    seen = _UUID.sub(" ", text)
     for what, name in machine.names:
-        if _is_telling(name) and re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])", seen):
+        before = "" if name.startswith("/") else "(?<![a-z0-9])"
+        if _is_telling(name) and re.search(f"{before}{re.escape(name.lower())}(?![a-z0-9])", seen):
             return f"it holds {what}"
-    for address in machine.addresses:
-        if re.search(rf"(?<![0-9a-f.:]){re.escape(address)}(?![0-9a-f:]|\.\d)", seen):
-            return "it holds an address of this machine"
     return None
+
+
+def _shortest(address: str) -> str:
+    try:
+        return ipaddress.ip_address(address.rstrip(".")).compressed
+    except ValueError:
+        return ""
 
 
 def _is_telling(name: str) -> bool:
     """Whether a name points to anybody: not if it is short, a number, or one that thousands have."""
     word = name.strip("/").lower()
-    return len(word) >= SHORTEST and word not in COMMON and word not in _vocabulary() and not word.isdecimal()
+    common = word in COMMON or _OF_VERSIONS.fullmatch(word) or not re.search("[^\\W\\d_]", word)
+    return len(word) >= SHORTEST and not common
 
 
-def _vocabulary() -> frozenset[str]:
-    words = {word for kind in CATALOGUE for word in (kind.name, *declared(kind.name))}
-    return frozenset(words | ENVELOPE | {str(value).lower() for value in PROTOCOL.values()})
-
-
-def _undeclared(body: str) -> str | None:
-    event: Any = json.loads(body)
-    foreign = set(event) - ENVELOPE
-    foreign |= set(event["properties"]) - declared(event["event"])
+def _undeclared(event: Any) -> str | None:
+    foreign = (set(event) - ENVELOPE) | (set(event["properties"]) - declared(event["event"]))
     return f"it holds undeclared keys: {', '.join(sorted(foreign))}" if foreign else None

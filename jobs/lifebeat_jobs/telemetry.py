@@ -1,25 +1,36 @@
-"""The three jobs: read the merged settings, build the event, put it in the outbox; and what commands ask for."""
+"""The three jobs: read the merged settings, build the event, put it in the outbox; and what hosts and commands ask for.
+
+A host's own job function that has a parameter named ``context`` may record an event that the host has declared::
+
+    def nightly_import(context: JobContext) -> None:
+        ...
+        telemetry.record(context, Imported, source="csv", rows=12)
+"""
 
 from __future__ import annotations
 
 import time
+import uuid
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import statedir
+from lifebeat.errors import LifebeatError
 from lifebeat_jobs import events, identity, privacy
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from pathlib import Path
 
     from lifebeat.context import JobContext
     from lifebeat.settings import Settings
 
 FILE_NAME = "outbox.sqlite3"
-DELIVERY = "delivery"
+DELIVERY = "telemetry:delivery"  # no job in a job file can have that ID
+SETTLING = timedelta(milliseconds=150)  # of the time for the last flush, kept for writing down what came of it
 _POLL = 0.02
 _memory: dict[Path, Outbox] = {}
 
@@ -28,6 +39,31 @@ def startup(context: JobContext) -> None:
     """The application started."""
     _record(context, events.Startup, {}, context.instant)
     _deliver_in_background(context)
+
+
+def record(context: JobContext, kind: type[events.Event], **properties: Any) -> bool:
+    """Record an event that the host has declared, as of now; it is delivered like the others, and blocks nothing.
+
+    Args:
+        context: What the job function was given.
+        kind: The event's class, a subclass of ``events.Event``.
+        properties: Its own properties; those that all events have are filled in.
+
+    Returns:
+        Whether it was recorded: not while telemetry is off, nor where nothing can be kept, nor with a value that may
+        not be sent, which the log then says.
+
+    Raises:
+        TypeError: The class has no such properties, or others too.
+    """
+    events.check_names(kind, properties)
+    try:
+        recorded = _record(context, kind, properties, _now(context))
+    except (ValueError, LifebeatError) as error:
+        context.logger.warning("the event %s was not recorded: %s", kind.name, error)
+        return False
+    _deliver_in_background(context)
+    return recorded
 
 
 def heartbeat(context: JobContext) -> None:
@@ -40,7 +76,10 @@ def heartbeat(context: JobContext) -> None:
 
 def shutdown(context: JobContext) -> None:
     """The application stopped: say so, and deliver what waits within the time there is."""
-    deadline = None if context.timeout is None else context.clock.monotonic() + context.timeout.total_seconds()
+    deadline = None
+    if context.timeout is not None:
+        sending = max(context.timeout - SETTLING, context.timeout / 2)
+        deadline = context.clock.monotonic() + sending.total_seconds()
     hours, days = events.hours_and_days(context.instant - context.started_at)
     spans = {"total_runtime_hours": hours, "total_runtime_days": days}
     _record(context, events.Shutdown, spans, context.instant)
@@ -53,16 +92,17 @@ def _now(context: JobContext) -> datetime:
     return to_datetime(int(context.clock.time() * SECOND))
 
 
-def _record(context: JobContext, kind: type[events.Event], more: dict[str, Any], moment: datetime) -> None:
+def _record(context: JobContext, kind: type[events.Event], more: dict[str, Any], moment: datetime) -> bool:
     settings = context.read_settings()
     if not settings.enabled:
-        return
+        return False
     outbox = open_outbox(context, create=True)
     _give_notice(context, outbox, settings)
     instance_id = identity.instance_id(context)
     if instance_id is None:
-        context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
-        return
+        if outbox.note_once("no-id", str(context.clock.time())):
+            context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
+        return False
     event = kind(**events.surroundings(settings, instance_id), **more)
     body, event_id = events.serialize(event, moment)
     leak = privacy.leak_in_event(body, privacy.this_machine())
@@ -71,6 +111,7 @@ def _record(context: JobContext, kind: type[events.Event], more: dict[str, Any],
     else:
         outbox.suppressed(event_id, event.name, body, leak)
         context.logger.warning("the event %s was not let out: %s (see: lifebeat log)", event.name, leak)
+    return leak is None
 
 
 def _give_notice(context: JobContext, outbox: Outbox, settings: Settings) -> None:
@@ -117,7 +158,7 @@ def _deliver_in_background(context: JobContext) -> None:
 
 def _deliver(context: JobContext) -> None:
     """Deliver what is due, and let the scheduler come back for the rest."""
-    from lifebeat_jobs.delivery import Delivery, may_send, next_attempt  # noqa: PLC0415 - not on the start path
+    from lifebeat_jobs.delivery import Delivery, may_send, until_next_attempt  # noqa: PLC0415 - not on the start path
 
     outbox = open_outbox(context)
     try:
@@ -127,9 +168,12 @@ def _deliver(context: JobContext) -> None:
         with outbox.sending() as mine:
             if mine:
                 Delivery(context, outbox).run()
-        again = next_attempt(context, outbox)
+        again = until_next_attempt(context, outbox)
     except OutboxUnavailable as error:
         context.logger.debug("telemetry was not delivered: %s", error)
+        return
+    except Exception as error:  # noqa: BLE001 - in a thread of its own it would be a traceback on the host's stderr
+        context.logger.warning("telemetry was not delivered: %r", error)
         return
     if again is not None:
         context.later(DELIVERY, again, partial(_deliver_in_background, context))
@@ -164,17 +208,19 @@ def flush(context: JobContext, timeout: timedelta | None, progress: Callable[[in
 
 def withdrawn(context: JobContext) -> None:
     """Telemetry was turned off: what waits is not sent, now or later."""
+    from lifebeat_jobs.delivery import withdraw  # noqa: PLC0415 - not on the start path
+
     settings = context.read_settings()
     if settings.opted_out:
-        outbox = open_outbox(context)
-        if outbox.waiting().count:
-            outbox.suppress_waiting(settings.reason)
+        withdraw(open_outbox(context), settings)
 
 
 def status(context: JobContext) -> dict[str, Any]:
     """What an operator wants to know."""
-    settings = context.read_settings()
-    waiting = open_outbox(context).waiting()
+    from lifebeat_jobs.delivery import next_attempt  # noqa: PLC0415 - not on the start path
+
+    settings, outbox = context.read_settings(), open_outbox(context)
+    waiting = outbox.waiting()
     return {
         "telemetry": "on" if settings.enabled else "off",
         "reason": settings.reason,
@@ -184,14 +230,14 @@ def status(context: JobContext) -> dict[str, Any]:
         "state_dir": None if context.state_dir is None else str(context.state_dir),
         "waiting": waiting.count,
         "waiting_since": waiting.since,
-        "next_attempt": waiting.next_attempt,
+        "next_attempt": next_attempt(context, outbox),
         "dropped": waiting.dropped,
     }
 
 
 def preview(context: JobContext, name: str | None = None) -> list[str]:
     """The exact events that would be sent now, without sending or keeping anything; also while telemetry is off."""
-    known = identity.known_id(context) or events.uuid7()
+    known = identity.known_id(context) or str(uuid.uuid4())
     shared = events.surroundings(context.settings, known)
     now = _now(context)
     hours, days = events.hours_and_days(now - context.started_at)

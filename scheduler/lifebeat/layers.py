@@ -6,19 +6,21 @@ Consent is a merge rule. ``DO_NOT_TRACK``, a CI environment and a test run are l
 
 from __future__ import annotations
 
-import difflib
-import json
+import errno
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import document
-from lifebeat.errors import ConfigError, Problem
-from lifebeat.settings import BY_NAME, FALSE, KEYS, Said, Settings, is_loopback
+from lifebeat import configtext
+from lifebeat.errors import Problem
+from lifebeat.settings import BY_NAME, KEYS, Said, Settings, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from lifebeat.settings import Key
 
 ENABLED = "telemetryEnabled"
 JOB_FILE = "jobs.yaml"
@@ -28,6 +30,7 @@ CI_VARIABLES = (
     "TRAVIS", "BITBUCKET_BUILD_NUMBER", "CODEBUILD_BUILD_ID", "DRONE",
 )  # fmt: skip
 TEST_MODE = "LIFEBEAT_TEST_MODE"
+SMALL = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,14 @@ class Layer:
         values: What was written, by the key's name in files. Foreign keys are left alone.
         labels: A closer label for single keys, such as the variable that was set.
         problems: Why (a part of) the layer cannot be read.
-        where: The lines of keys in a file.
+        where: The places of keys in a file: line, column, and the line's text where it may be shown.
     """
 
     label: str
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     problems: tuple[Problem, ...] = ()
-    where: Mapping[str, tuple[int, int, str]] = field(default_factory=dict[str, tuple[int, int, str]])
+    where: Mapping[str, tuple[int, int, str | None]] = field(default_factory=dict[str, tuple[int, int, str | None]])
 
     def problem(self, name: str, message: str) -> Problem:
         """A problem with the key ``name`` of this layer."""
@@ -66,94 +69,23 @@ def from_arguments(values: Mapping[str, Any], *, label: str = "host argument") -
     return Layer(label, {name: value for name, value in values.items() if value is not None})
 
 
-def from_environment(environ: Mapping[str, str]) -> Layer:
-    """``TELEMETRY_API_KEY`` and the like; the spelling of files is heard too. An empty variable says nothing."""
-    values: dict[str, Any] = {}
-    labels: dict[str, str] = {}
-    for key in KEYS:
-        for variable in (key.name, key.variable):
-            written = environ.get(variable, "").strip()
-            if written and not (key.name == ENABLED and _is_off(values.get(ENABLED))):
-                values[key.name] = written
-                labels[key.name] = f"environment ({variable})"
-    return Layer("environment", values, labels)
+def from_environment(environ: Mapping[str, str]) -> list[Layer]:
+    """The spelling of files, then ``TELEMETRY_API_KEY`` and the like above it. An empty variable says nothing."""
+    return [_spelled(environ, lambda key: key.name), _spelled(environ, lambda key: key.variable)]
+
+
+def _spelled(environ: Mapping[str, str], spelling: Callable[[Key], str]) -> Layer:
+    written = {key.name: (spelling(key), environ.get(spelling(key), "").strip()) for key in KEYS}
+    values = {name: value for name, (_, value) in written.items() if value}
+    return Layer("environment", values, {name: f"environment ({written[name][0]})" for name in values})
 
 
 def from_file(path: Path) -> Layer:
     """A config file or an overlay; an empty layer where there is no file."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return Layer(str(path))
-    except OSError as error:
-        return Layer(str(path), problems=(Problem(str(path), f"cannot be read: {error.strerror}"),))
-    if not data.strip():
-        return Layer(str(path))
-    return _from_json(path, data) if path.suffix == ".json" else _from_yaml(path, data)
-
-
-def _from_json(path: Path, data: bytes) -> Layer:
-    label = str(path)
-    repeated: list[str] = []
-    text = ""
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        repeated[:] = [name for name in BY_NAME if names.count(name) > 1] if len(set(names)) < len(names) else []
-        return dict(pairs)
-
-    try:
-        text = data.decode("utf-8-sig")
-        values: Any = json.loads(text, object_pairs_hook=members)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return Layer(label, problems=(Problem(label, "is not UTF-8; save the file in UTF-8", line, 1),))
-    except json.JSONDecodeError as error:
-        line_text = (text.splitlines() or [""])[min(error.lineno, len(text.splitlines())) - 1]
-        problem = Problem(label, f"is not JSON: {error.msg}", error.lineno, error.colno, line_text)
-        return Layer(label, problems=(problem,))
-    except (RecursionError, ValueError) as error:
-        return Layer(label, problems=(Problem(label, f"cannot be read as JSON: {error}", 1, 1),))
-    if not isinstance(values, dict):
-        return Layer(label, problems=(Problem(label, "holds no object; it takes {...} with settings in it", 1, 1),))
-    ours: dict[str, Any] = {name: values[name] for name in BY_NAME if name in values}
-    layer = Layer(label, ours, where=_places_in_json(text, ours))
-    doubled = tuple(layer.problem(name, f"{name!r} stands here twice; remove one of them") for name in repeated)
-    return Layer(label, ours, problems=doubled, where=layer.where)
-
-
-def _places_in_json(text: str, values: Mapping[str, Any]) -> dict[str, tuple[int, int, str]]:
-    where: dict[str, tuple[int, int, str]] = {}
-    for name in values:
-        at = text.find(f'"{name}"') if name in BY_NAME else -1
-        if at >= 0:
-            line = text.count("\n", 0, at) + 1
-            where[name] = (line, at - (text.rfind("\n", 0, at) + 1) + 1, text.splitlines()[line - 1])
-    return where
-
-
-def _from_yaml(path: Path, data: bytes) -> Layer:
-    label = str(path)
-    try:
-        reader = document.Reader(label, data)
-        root = reader.read()
-    except ConfigError as error:
-        return Layer(label, problems=error.problems)
-    if root is None:
-        return Layer(label)
-    if not isinstance(root, document.Mapping):
-        return Layer(label, problems=(reader.problem("holds no mapping; it takes lines of `key: value`", 1, 1),))
-    ours = {name: node for name, node in root.items.items() if name in BY_NAME}
-    values = {name: _written(node) for name, node in ours.items()}
-    lines = reader.text.splitlines()
-    where = {name: (node.line, node.column, lines[node.line - 1]) for name, node in ours.items()}
-    return Layer(label, values, where=where)
-
-
-def _written(node: document.Node) -> Any:
-    if isinstance(node, document.Scalar):
-        return None if node.plain and node.text.lower() in {"", "~", "null"} else node.text
-    return [] if isinstance(node, document.Sequence) else {}
+    found = configtext.read(path)
+    values = {name: entry.value for name, entry in found.entries.items()}
+    where = {name: (entry.line, entry.column, entry.text) for name, entry in found.entries.items()}
+    return Layer(found.source, values, problems=tuple(found.problems), where=where)
 
 
 def refusals(environ: Mapping[str, str], modules: Mapping[str, Any]) -> list[Layer]:
@@ -173,10 +105,6 @@ def _refusal(label: str) -> Layer:
 
 def _is_set(value: str) -> bool:
     return value.strip().lower() not in {"", "0", "false"}
-
-
-def _is_off(value: Any) -> bool:
-    return str(value).strip().lower() in FALSE
 
 
 def merge(layers: list[Layer]) -> Settings:
@@ -222,7 +150,7 @@ def config_dir(argument: str | os.PathLike[str] | None, environ: Mapping[str, st
         return Path(argument)
     if environ.get("LIFEBEAT_CONFIG_DIR"):
         return Path(environ["LIFEBEAT_CONFIG_DIR"])
-    return Path(environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0] or "config")
+    return Path(next(filter(None, environ.get("CONFIGURATION_DIRECTORY", "").split(":")), "config"))
 
 
 class ConfigSource:
@@ -262,8 +190,9 @@ class ConfigSource:
 
     @property
     def overlay(self) -> Path | None:
-        """The overlay's file; ``None`` where no deployment is named."""
-        return self.config_dir / "deployments" / f"{self.deployment}.yaml" if self.deployment else None
+        """The overlay's file; ``None`` where no deployment is named, or by what cannot be a name."""
+        name = self.deployment
+        return self.config_dir / "deployments" / f"{name}.yaml" if name and _is_name(name) else None
 
     @property
     def job_file(self) -> Path:
@@ -280,17 +209,22 @@ class ConfigSource:
         layers = [
             packaged(),
             from_arguments(self._arguments),
-            *(self._file(path) for path in self.files()),
-            from_environment(self.environ),
+            *self._written(),
+            *from_environment(self.environ),
             from_arguments(self._command_line, label="command line"),
         ]
-        if self.overlay and (problem := self._no_overlay(self.overlay)):
-            layers.append(Layer(str(self.overlay), problems=(problem,)))
         return layers + self._refusals(layers)
 
     def read(self) -> Settings:
         """The merged settings as they are now."""
         return merge(self.layers())
+
+    def _written(self) -> list[Layer]:
+        if problem := self._no_directory():
+            return [Layer(problem.source, problems=(problem,))]
+        overlay = self._no_overlay()
+        files = [self._file(path) for path in self.files()]
+        return [*files, Layer(overlay.source, problems=(overlay,))] if overlay else files
 
     def _file(self, path: Path) -> Layer:
         seen = fingerprint(path)
@@ -299,16 +233,26 @@ class ConfigSource:
             self._read_files[path] = known = (seen, from_file(path))
         return known[1]
 
-    def _no_overlay(self, path: Path) -> Problem | None:
-        name = self.deployment or ""
-        if os.sep in name or name.startswith("."):
-            return Problem("LIFEBEAT_DEPLOYMENT", f"{name!r} is not a name; it takes one such as production")
-        if path.exists():
+    def _no_directory(self) -> Problem | None:
+        """What is wrong with the directory, said once and not of each file."""
+        try:
+            os.stat(f"{self.config_dir}/.")  # noqa: PTH116 - a path would drop the dot, and with it the question
+        except FileNotFoundError:
             return None
-        there = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        near = difflib.get_close_matches(name, there, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"
-        return Problem(str(path), f"there is no overlay for the deployment {name!r} ({hint})")
+        except NotADirectoryError:
+            return Problem(str(self.config_dir), "is not a directory; name the config directory, not a file in it")
+        except (OSError, ValueError) as error:
+            return Problem(str(self.config_dir), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        return None
+
+    def _no_overlay(self) -> Problem | None:
+        name, path = self.deployment, self.overlay
+        if name and not path:
+            source = "command line (--deployment)" if self._deployment else "environment (LIFEBEAT_DEPLOYMENT)"
+            return Problem(source, f"{name!r} is not the name of a deployment; it takes one such as production")
+        if not path or fingerprint(path) != errno.ENOENT or path.is_symlink():
+            return None
+        return Problem(str(path), f"there is no overlay for the deployment {name!r} ({_nearest(path)})")
 
     def _refusals(self, layers: list[Layer]) -> list[Layer]:
         found = refusals(self.environ, self._modules)
@@ -317,10 +261,28 @@ class ConfigSource:
         return found
 
 
+def _is_name(name: str) -> bool:
+    return name.isprintable() and not name.startswith(".") and not set(name) & set("/\\") and len(name.encode()) <= 100  # noqa: PLR2004
+
+
+def _nearest(overlay: Path) -> str:
+    import difflib  # noqa: PLC0415 - only for this hint
+
+    there = sorted(file.stem for file in overlay.parent.glob("*.yaml"))
+    near = difflib.get_close_matches(overlay.stem, there, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"
+
+
 def fingerprint(path: Path) -> object:
-    """What changes when a file is edited, replaced, or swapped behind a link; ``None`` where there is no file."""
+    """What changes when a file is edited, replaced, or swapped behind a link, or can be read no more or again.
+
+    Of a small file its content: the clocks of file systems tick in steps of milliseconds, some of seconds, and two
+    edits within one step may be of one size.
+    """
     try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
+        about = path.stat()
+        if stat.S_ISREG(about.st_mode) and about.st_size <= SMALL:
+            return path.read_bytes()
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None)
+    return (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino, about.st_dev)

@@ -180,7 +180,7 @@ class Roster:
         )
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """The current run; the last five are set while it is handed over to heirs."""
 
     id: str
@@ -277,9 +277,9 @@ def _outcome(handover: Handover, heirs_live: bool, db: sqlite3.Connection) -> De
     return Departure.LAST
 
 
-def _current(db: sqlite3.Connection) -> _Run | None:
+def _current(db: sqlite3.Connection) -> Run | None:
     row = db.execute("SELECT id, started_at, ended, handover, left_at, world, ticks, heirs FROM run").fetchone()
-    return None if row is None else _Run(*row)
+    return None if row is None else Run(*row)
 
 
 def _members(db: sqlite3.Connection, world: str) -> set[tuple[int, int]]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TRUE = frozenset({"true", "1", "yes", "on"})
 FALSE = frozenset({"false", "0", "no", "off"})
 
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -48,6 +50,11 @@ def parse_bool(value: Any) -> bool:
     raise ValueError("is not a boolean; it takes true or false (or 1/0, yes/no, on/off)")
 
 
+def is_off(value: Any) -> bool:
+    """Whether what was written for a boolean says off."""
+    return str(value).strip().lower() in FALSE
+
+
 def _parse_text(value: Any) -> str:
     if isinstance(value, (bool, dict, list)) or not str(value).strip():
         raise ValueError("is not a text")
@@ -65,10 +72,12 @@ def _parse_url(value: Any) -> str:
         parts, valid = urlsplit(""), False
     if not valid:
         raise ValueError("is not a URL; it takes one such as https://us.i.posthog.com")
-    if parts.username is not None or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in value or "#" in value:
         raise ValueError("must not hold a user, a query or a fragment; it takes a URL such as https://us.i.posthog.com")
-    if not re.fullmatch(r"[\x21-\x7e]+", str(value)):
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
         raise ValueError("must not hold spaces or letters outside ASCII")
+    if not _AUTHORITY.fullmatch(parts.netloc):
+        raise ValueError("does not name a host; it takes a URL such as https://us.i.posthog.com")
     return str(value).rstrip("/")
 
 
