@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
+from mounts import filled, mounted, needs_mount
 
+if TYPE_CHECKING:
     from conftest import Installation
     from lifebeat.testing import PostHogServer
 
@@ -34,22 +28,6 @@ HOST = """
     scheduler.shutdown()
     print("the host ran", len(ran) >= 5)
 """
-needs_mount = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("mount") is None,
-    reason="mounts need Linux and root",
-)
-
-
-@contextlib.contextmanager
-def mounted(target: Path, *options: str) -> Generator[None]:
-    """A mount for the length of the block; skips where this machine lets nobody mount."""
-    done = subprocess.run(["mount", *options, str(target)], check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mount: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(target)], check=True)
 
 
 def said(installation: Installation, **environ: str) -> list[str]:
@@ -102,10 +80,7 @@ def test_full_disk(installation: Installation, receiver: PostHogServer) -> None:
     full.mkdir()
     with mounted(full, "-t", "tmpfs", "-o", "size=256k", "tmpfs"):
         installation.write(telemetryStateDir=str(full), telemetryInstanceId="6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11")
-        with contextlib.suppress(OSError), (full / "filler").open("wb") as filler:
-            while True:
-                filler.write(b"x" * 4096)
-                filler.flush()
+        filled(full)
         lines = said(installation)
     assert lines
     assert receiver.names() in ([], ["startup"], ["startup", "shutdown"])

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -26,6 +27,7 @@ from lifebeat.clock import SystemClock
 from lifebeat.locks import held
 from lifebeat.presence import Departure, Presence, PresenceUnavailable
 from lifebeat.testing import FakeClock
+from mounts import filled, mounted, needs_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -704,6 +706,18 @@ def test_database_lost_while_others_are_in(tmp_path: Path) -> None:
     assert not two.join().first
     assert one.leave() is Departure.OTHERS_REMAIN
     assert two.leave() is Departure.LAST
+
+
+@needs_mount
+def test_leaving_on_a_full_disk(stage: Stage) -> None:
+    """A disk that has become full makes nobody the last one who is not."""
+    stage.directory.mkdir()
+    with mounted(stage.directory, "-t", "tmpfs", "-o", "size=256k", "tmpfs"):
+        _, (one, two, three) = stage.crew(3)
+        _together([one, two, three], "join")
+        filled(stage.directory)
+        assert [one.ask("leave"), two.ask("leave")] == ["OTHERS_REMAIN", "OTHERS_REMAIN"]
+        assert three.ask("leave") in ("LAST", {"unavailable": ANY})
 
 
 def test_directory_that_cannot_be(tmp_path: Path) -> None:
