@@ -8,10 +8,9 @@ import itertools
 import signal
 import socket
 import sys
-import time
 from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -141,20 +140,11 @@ def test_eight_workers(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("number", range(20))
-def test_twenty_runs(tmp_path: Any, number: int) -> None:
+@pytest.mark.parametrize(("kind", "what", "preload"), [*itertools.product(KINDS, EVENTS, (False, True))])
+def test_each_kind_of_worker(
+    installation: Installation, receiver: PostHogServer, kind: str, what: str, *, preload: bool
+) -> None:
     """Every kind of worker, with and without preload, through everything that happens to workers."""
-    from conftest import Installation  # noqa: PLC0415
-    from lifebeat.testing import PostHogServer  # noqa: PLC0415
-
-    total: Counter[str] = Counter()
-    started = time.monotonic()
-    for index, (kind, what, preload) in enumerate(itertools.product(KINDS, EVENTS, (False, True))):
-        directory = tmp_path / str(index)
-        directory.mkdir()
-        with PostHogServer() as receiver:
-            installation = Installation(directory, receiver)
-            names = live(installation, receiver, kind, what, preload=preload)
-            check(names, receiver)
-            total += names
-    print(f"run {number}: {dict(total)} in {time.monotonic() - started:.0f} s")
+    names = live(installation, receiver, kind, what, preload=preload)
+    check(names, receiver)
+    print(f"{kind}, {what}, {'preload' if preload else 'no preload'}: {dict(names)}")
