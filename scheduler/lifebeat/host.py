@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lifebeat.embedding import attach_life
 from lifebeat.errors import ConfigError
 from lifebeat.signals import StopSignals
-from lifebeat.watch import INTERVAL, Watch
+from lifebeat.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,20 +58,22 @@ class Host:
         handle = attach_life(self._scheduler, self.life)
         watch = Watch(self.life.files, handle.reload)
         self._scheduler.start()
+        watch.start()
         self.life.logger.info("started; telemetry is %s", self.life.source.read().reason)
         if ready is not None:
             ready()
-        self._wait(watch, handle)
+        self._wait(handle)
+        watch.stop()
         self.life.logger.info("stopping")
         handle.drain(JOB_GRACE)
         self._scheduler.shutdown(wait=False)
         self.life.logger.info("stopped")
 
-    def _wait(self, watch: Watch, handle: Lifebeat) -> None:
-        while not self.signals.wait(INTERVAL):
-            if not watch.look() and self._reload:
+    def _wait(self, handle: Lifebeat) -> None:
+        while not self.signals.wait():
+            if self._reload:
+                self._reload = False
                 handle.reload()
-            self._reload = False
 
     def _on_hangup(self, *_: object) -> None:
         self._reload = True
