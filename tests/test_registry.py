@@ -16,7 +16,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from conftest import eventually
 from lifebeat.jobfile import JobSpec
 from lifebeat.registry import ALIAS, InstantTrigger, Registry
-from lifebeat.schedule import SECOND, Every, Grid, jitter_of, to_datetime, to_instant
+from lifebeat.schedule import SECOND, Every, Grid, Single, jitter_of, to_datetime, to_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +107,31 @@ def test_own_store_and_executor(scheduler: Any) -> None:
     (job,) = scheduler.get_jobs()
     assert (job.id, job._jobstore_alias, job.executor) == ("lifebeat:heartbeat", ALIAS, ALIAS)
     assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("grace", "shown", "outcome"),
+    [(0.05, 1, EVENT_JOB_MISSED), (59.5, 60, EVENT_JOB_EXECUTED), (None, None, EVENT_JOB_EXECUTED)],
+)
+def test_misfire_grace(scheduler: Any, grace: float | None, shown: int | None, outcome: int) -> None:
+    """A run that starts later than it may is left out, by fractions of a second too, as after a pause."""
+    outcomes: list[int] = []
+
+    def hear(event: Any) -> None:
+        outcomes.append(event.code)
+
+    scheduler.add_listener(hear, EVENT_JOB_MISSED | EVENT_JOB_EXECUTED)
+    made = registry(scheduler)
+    scheduler.start(paused=True)
+    due = to_instant(datetime.now(tz=UTC)) + SECOND // 10
+    beat = spec("beat", misfire_grace=None if grace is None else timedelta(seconds=grace))
+    made.add(beat, Single(due), no_jitter, nothing)
+    (job,) = scheduler.get_jobs()
+    assert job.misfire_grace_time == shown
+    eventually(lambda: to_instant(datetime.now(tz=UTC)) > due + SECOND // 10)
+    scheduler.resume()
+    eventually(lambda: outcomes)
+    assert outcomes == [outcome]
 
 
 def test_configure_after_attach(scheduler: Any) -> None:

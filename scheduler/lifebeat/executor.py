@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any
@@ -74,9 +73,9 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
 def _run(job: Any, run_times: list[datetime], logger: Any) -> list[JobExecutionEvent]:
     events: list[JobExecutionEvent] = []
     for run_time in run_times:
-        late = time.time() - run_time.timestamp()
-        if job.misfire_grace_time is not None and late > job.misfire_grace_time:
-            logger.warning("the run of job %s at %s was missed by %.1f s", job.name, run_time, late)
+        late, grace = datetime.now(tz=UTC) - run_time, job.trigger.misfire_grace
+        if grace is not None and late > grace:
+            logger.warning("the run of job %s at %s was missed by %.1f s", job.name, run_time, late.total_seconds())
             events.append(JobExecutionEvent(EVENT_JOB_MISSED, job.id, job._jobstore_alias, run_time))  # noqa: SLF001 - APScheduler's own executors use it
         else:
             events.append(_run_once(job, run_time, logger))

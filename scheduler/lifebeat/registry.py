@@ -6,6 +6,7 @@ when the scheduler has started, so that a host which configures its scheduler af
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,7 @@ class InstantTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no
         self._jitter = jitter
         self._coalesce = coalesce
         self._fires: dict[int, int] = {}
+        self.misfire_grace: timedelta | None = None
 
     def get_next_fire_time(  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
         self, previous_fire_time: datetime | None, now: datetime
@@ -86,6 +88,7 @@ class OnceTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no ty
 
     def __init__(self, moment: datetime) -> None:
         self._moment = moment
+        self.misfire_grace: timedelta | None = None
 
     def get_next_fire_time(  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
         self, previous_fire_time: datetime | None, now: datetime
@@ -147,13 +150,14 @@ class Registry:
     def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run) -> None:
         """Register a job with instants; one of the same ID is replaced."""
         trigger = InstantTrigger(instants, jitter, coalesce=spec.coalesce)
+        trigger.misfire_grace = spec.misfire_grace
         self._add(
             spec.id,
             lambda fired: run(trigger.instant_of(fired)),
             trigger=trigger,
             coalesce=spec.coalesce,
             max_instances=spec.max_instances,
-            misfire_grace_time=None if spec.misfire_grace is None else max(spec.misfire_grace.total_seconds(), 0.001),
+            misfire_grace_time=_whole_seconds(spec.misfire_grace),
         )
 
     def add_once(self, job_id: str, delay: timedelta, run: Run) -> None:
@@ -247,3 +251,8 @@ def _add_plugin(add: Callable[[Any, str], None], plugin: Any) -> None:
         add(plugin, ALIAS)
     except ValueError:  # it is there from the scheduler's former life, and was started with it
         return
+
+
+def _whole_seconds(span: timedelta | None) -> int | None:
+    """What APScheduler shows; it takes nothing finer, and our executor goes by the span itself."""
+    return None if span is None else max(math.ceil(span.total_seconds()), 1)
