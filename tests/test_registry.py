@@ -15,8 +15,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from conftest import eventually
 from lifebeat.jobfile import JobSpec
-from lifebeat.registry import ALIAS, InstantTrigger, Registry
+from lifebeat.registry import ALIAS, Registry
 from lifebeat.schedule import SECOND, Every, Grid, Single, jitter_of, to_datetime, to_instant
+from lifebeat.triggers import InstantTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

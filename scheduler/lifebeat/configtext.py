@@ -11,7 +11,6 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lifebeat.document import Reader
 from lifebeat.errors import ConfigError, Problem
 from lifebeat.settings import BOOLEAN, BY_NAME, is_off
 
@@ -79,6 +78,8 @@ def read(path: Path) -> Contents:
     try:
         data = _bytes(path)
         if data is not None:
+            from lifebeat.document import Reader  # noqa: PLC0415 - not for a process without such a file
+
             reader = Reader(found.source, data)
             (_JsonFile(found, reader.text) if path.suffix == ".json" else _YamlFile(found, reader.text)).read()
     except ConfigError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import statedir
+from lifebeat.executor import on_event_loop
 from lifebeat.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Lifebeat:
         self._source = source
         self._make_life = make_life
         self._made: Lifecycle | None = None
+        self._starting: threading.Thread | None = None
+        self._is_checked = False
         self._registry = Registry(scheduler, started=self._start, stopped=self._stop, handle=self)
 
     def attach(self) -> None:
@@ -38,8 +42,8 @@ class Lifebeat:
         Raises:
             ConfigError: The host's own jobs in the job file have a fault.
         """
-        if not self._is_idle():
-            self._life.check()
+        if self._has_own_jobs():
+            self._check()
         self._registry.listen()
 
     def status(self) -> dict[str, Any]:
@@ -94,23 +98,55 @@ class Lifebeat:
 
     @property
     def _life(self) -> Lifecycle:
+        self._await_start(None)
         if self._made is None:
             self._made = self._make_life()
         return self._made
 
+    def _check(self) -> None:
+        self._life.check()
+        self._is_checked = True
+
     def _start(self) -> None:
-        if not self._is_idle():
-            self._life.start(self._registry)
+        if self._is_idle():
+            return
+        if self._is_checked or not on_event_loop():
+            self._start_now()
+        else:
+            # What has to be imported would hold up the loop. Not a daemon: an application may end within that time.
+            self._starting = threading.Thread(target=self._start_apart, name="lifebeat-start", daemon=False)
+            self._starting.start()
+
+    def _start_now(self) -> None:
+        if not self._is_checked:
+            self._check()
+        self._life.start(self._registry)
+
+    def _start_apart(self) -> None:
+        try:
+            self._start_now()
+        except Exception:  # as the scheduler writes down what its listeners raise
+            logging.getLogger("lifebeat").exception("not started")
+        if not self._registry.is_running:
+            self._stop()
+
+    def _await_start(self, timeout: float | None) -> None:
+        starting = self._starting
+        if starting is not None and starting is not threading.current_thread():
+            starting.join(timeout)
 
     def _stop(self) -> None:
+        self._await_start(self._source.read().shutdown_timeout.total_seconds())
         if self._made is not None:
             self._made.stop()
 
     def _is_idle(self) -> bool:
         """Whether there is nothing to do: telemetry is off, the job file is the shipped one, and nothing waits."""
         settings, source = self._source.read(), self._source
-        if not settings.opted_out or source.job_file.exists() or source.overlay is not None:
+        if not settings.opted_out or self._has_own_jobs():
             return False
+        from lifebeat import statedir  # noqa: PLC0415 - only to see whether anything waits
+
         found = statedir.state_dir(
             setting=settings.state_dir,
             environ=source.environ,
@@ -118,6 +154,9 @@ class Lifebeat:
             app_name=settings.app_name,
         )
         return found.path is None or not (found.path / statedir.OUTBOX_FILE).exists()
+
+    def _has_own_jobs(self) -> bool:
+        return self._source.job_file.exists() or self._source.overlay is not None
 
     def _offered(self, name: str, *, only_enabled: bool = False) -> list[Callable[..., Any]]:
         from lifebeat.lifecycle import offers  # noqa: PLC0415 - only for those who ask
