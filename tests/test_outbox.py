@@ -460,6 +460,21 @@ def test_eight_processes_record_at_once(start: Callable[..., subprocess.Popen[st
     assert {entry.uuid for entry in on_disk().due(1000)} == expected
 
 
+def test_somebody_else_makes_the_file(on_disk: Make, path: Path, tmp_path: Path) -> None:
+    """Who waits to make the file goes on as soon as another has, however long that one works with it."""
+    fill(Make(tmp_path / "made", FakeClock(), [])(), "u1")
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    assert lock.acquire()
+    recording = threading.Thread(target=fill, args=(on_disk(busy_timeout=5.0), "u2"))
+    recording.start()
+    recording.join(0.1)
+    (tmp_path / "made").rename(path)
+    assert lock.acquire(shared=True)
+    recording.join(PATIENCE)
+    lock.release()
+    assert {entry.uuid for entry in on_disk().due(10)} == {"u1", "u2"}
+
+
 def test_threads_record_at_once(make: Make) -> None:
     """Threads that share an outbox lose none of their events."""
     outbox = make()

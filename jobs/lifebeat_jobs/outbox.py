@@ -13,6 +13,7 @@ import errno
 import itertools
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -66,6 +67,7 @@ _PRAGMAS = (
 )
 _COMPANIONS = ("-journal", "-wal", "-shm")
 _FORK_PATIENCE = 5.0
+_POLL = 0.005
 
 _WRITABLE = "make its directory writable for this user, or set telemetryStateDir to one that is"
 _SPACE = "free some space on its file system, or set telemetryStateDir to another"
@@ -533,10 +535,7 @@ class _File:
         lock = FileLock(self._lock_path)
         try:
             if access == "create":
-                self._take(lock, shared=self._path.exists())
-                if not self._path.exists():
-                    self._take(lock, shared=False)
-                    self._make()
+                self._take_or_make(lock)
             elif self._lock_path.exists():
                 with contextlib.suppress(OSError):  # a reader of a read-only directory does without
                     self._take(lock, shared=True)
@@ -547,6 +546,16 @@ class _File:
     def _take(self, lock: FileLock, *, shared: bool) -> None:
         if not lock.acquire(shared=shared, timeout=self._busy_timeout):
             raise self._unavailable(f"in use for {self._busy_timeout:g} s", _BUSY)
+
+    def _take_or_make(self, lock: FileLock) -> None:
+        """Take the lock shared; or alone, and make the file, as long as there is none."""
+        deadline = time.monotonic() + self._busy_timeout
+        while not lock.acquire(shared=(there := self._path.exists())) or (there and not self._path.exists()):
+            if time.monotonic() >= deadline:
+                raise self._unavailable(f"in use for {self._busy_timeout:g} s", _BUSY)
+            time.sleep(_POLL)
+        if not there:
+            self._make()
 
     def _make(self) -> None:
         """Make the file under another name, whole and on the disk, before it gets its own."""
