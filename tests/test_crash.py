@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import json
 import random
+import sqlite3
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +19,11 @@ from lifebeat.clock import SystemClock
 from lifebeat_jobs.outbox import Outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from conftest import Installation
     from lifebeat.testing import PostHogServer
+    from lifebeat_jobs.outbox import Entry
 
 HOST = """
     import logging, sys
@@ -30,10 +39,14 @@ HOST = """
 """
 
 
+def entries(installation: Installation) -> list[Entry]:
+    """What the outbox knows of."""
+    return Outbox(installation.config / "outbox.sqlite3", clock=SystemClock(), warn=print).entries(limit=100_000)
+
+
 def recorded(installation: Installation) -> dict[str, str]:
-    """What the outbox knows of, by the events' own IDs: their names."""
-    outbox = Outbox(installation.config / "outbox.sqlite3", clock=SystemClock(), warn=print)
-    return {entry.uuid: entry.event for entry in outbox.entries(limit=100_000)}
+    """The names of recorded events by their own IDs."""
+    return {entry.uuid: entry.event for entry in entries(installation)}
 
 
 def kill_at_random(
@@ -67,3 +80,70 @@ def test_kill_nine(installation: Installation, receiver: PostHogServer, kills: i
     assert arrived == known
     assert len(receiver.distinct()) == len(arrived)
     assert known
+
+
+class Gated(ThreadingHTTPServer):
+    """A PostHog that answers when it is told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _GatedRequest)
+        self.open = threading.Event()
+        self.batches: list[list[dict[str, Any]]] = []
+        self.answered = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _GatedRequest(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server: Any = self.server
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server.batches.append(json.loads(gzip.decompress(body))["batch"])
+        if server.open.wait(30):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+            server.answered.set()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        """Say nothing."""
+
+
+@pytest.fixture
+def gated() -> Iterator[Gated]:
+    """A PostHog that answers when it is told to."""
+    with Gated() as server:
+        yield server
+        server.open.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["before the answer", "before it is written down"])
+def test_kill_after_sending(
+    installation: Installation, receiver: PostHogServer, gated: Gated, *, answered: bool
+) -> None:
+    """Killed when PostHog has the events but nobody knows it, the next start sends the same events again."""
+    installation.write(telemetryHost=gated.url)
+    process = installation.script(HOST)
+    eventually(lambda: gated.batches)
+    # With this nothing can be written down: the answer arrives, and there it stops.
+    with contextlib.closing(sqlite3.connect(installation.config / "outbox.sqlite3", isolation_level=None)) as held:
+        if answered:
+            held.execute("BEGIN EXCLUSIVE")
+            gated.open.set()
+            assert gated.answered.wait(10)
+            time.sleep(0.2)  # for the answer to be read
+        process.kill()
+        process.communicate()
+    (batch,) = gated.batches
+    assert [entry.state for entry in entries(installation)] == ["waiting"]
+    installation.write(telemetryHost=receiver.url)
+    assert installation.run("flush", "--timeout", "10", "--config", "config")[0] == 0
+    assert receiver.events == batch
+    assert [entry.state for entry in entries(installation)] == ["delivered"]

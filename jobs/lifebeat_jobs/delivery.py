@@ -140,8 +140,11 @@ class Delivery:
         if answer.status in REJECTED:
             return self._isolate(entries, answer)
         until = self._postpone(entries, answer)
-        state = _FAILING if answer.retry_after is None else f"{_HELD} {until} {settings.host}"
-        self._turn(state, f"telemetry cannot be delivered to {settings.host} ({answer.words}); it is tried again")
+        kind = _FAILING if answer.retry_after is None else _HELD
+        self._turn(
+            f"{kind} {until} {settings.host}",
+            f"telemetry cannot be delivered to {settings.host} ({answer.words}); it is tried again",
+        )
         return False
 
     def _isolate(self, entries: list[Entry], answer: Answer) -> bool:
@@ -182,17 +185,26 @@ def withdraw(outbox: Outbox, settings: Settings) -> None:
 
 def held_until(context: JobContext, outbox: Outbox) -> float | None:
     """Until when the server asked to be left alone, in seconds since the Unix epoch; ``None`` if it did not."""
-    state, *rest = (outbox.note(STATE) or _WORKING).split(" ", 2)
-    if state != _HELD or rest[1] != context.read_settings().host:
-        return None
-    now, until = context.clock.time(), float(rest[0])
-    return until if now < until <= now + LONGEST_BACKOFF else None  # farther off, the clock was set back
+    return _resting_until(context, outbox, {_HELD})
+
+
+def _resting_until(context: JobContext, outbox: Outbox, kinds: set[str]) -> float | None:
+    match (outbox.note(STATE) or _WORKING).split(" ", 2):
+        case [kind, end, host] if kind in kinds and host == context.read_settings().host:
+            now, until = context.clock.time(), float(end)
+            return until if now < until <= now + LONGEST_BACKOFF else None  # farther off, the clock was set back
+        case _:
+            return None
 
 
 def next_attempt(context: JobContext, outbox: Outbox) -> float | None:
-    """When something is due next, in seconds since the Unix epoch; ``None`` if nothing waits."""
+    """When something is tried next, in seconds since the Unix epoch; ``None`` if nothing waits.
+
+    After an attempt that failed, what was behind it in the queue waits as long as it does: a long queue is no reason
+    to ask more often.
+    """
     due = outbox.waiting().next_attempt
-    return None if due is None else max(due, held_until(context, outbox) or due)
+    return None if due is None else max(due, _resting_until(context, outbox, {_HELD, _FAILING}) or due)
 
 
 def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:

@@ -82,8 +82,10 @@ def shutdown(context: JobContext) -> None:
         deadline = context.clock.monotonic() + sending.total_seconds()
     hours, days = events.hours_and_days(context.instant - context.started_at)
     spans = {"total_runtime_hours": hours, "total_runtime_days": days}
-    _record(context, events.Shutdown, spans, context.instant)
-    _flush(context, deadline, all_waiting=False)
+    try:
+        _record(context, events.Shutdown, spans, context.instant)
+    finally:  # a full disk keeps no event, but what it has can be delivered
+        _flush(context, deadline, all_waiting=False)
 
 
 def _now(context: JobContext) -> datetime:
@@ -136,7 +138,11 @@ def _spoken(settings: Settings) -> str:
 
 
 def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
-    """The outbox of this installation; in memory only where no directory can be written."""
+    """The outbox of this installation; in memory only where no directory can be written.
+
+    Raises:
+        OutboxUnavailable: Its directory cannot be made.
+    """
     settings = context.settings
     bounds = Bounds(
         events=settings.outbox_events,
@@ -147,7 +153,10 @@ def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
     if context.state_dir is None:
         return _memory.setdefault(context.config_dir, make(None))
     if create:
-        statedir.make(context.state_dir)
+        try:
+            statedir.make(context.state_dir)
+        except statedir.StateNotWritable as error:
+            raise OutboxUnavailable(str(error)) from error
     return make(context.state_dir / FILE_NAME)
 
 
