@@ -6,7 +6,7 @@ BIN := .venv/bin
 # setuptools warns that folders named like a package may hide it; ours lie one level below such folders.
 EDITABLE := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -e .
 
-.PHONY: run test check soak matrix docs dist clean
+.PHONY: run test check soak matrix bench docs dist clean
 
 run: .venv/.run          ## the main job in ten seconds: host, jobs and a local PostHog receiver
 	@$(BIN)/lifebeat demo
@@ -25,6 +25,9 @@ soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broke
 
 matrix: .venv/.dev       ## the wheel on each Python that is here, with old and new PostHog SDKs
 	$(BIN)/python tests/matrix.py
+
+bench: .venv/.dev        ## measured beside what people would use instead; writes docs/benchmarks.md
+	$(BIN)/python benchmarks/run.py
 
 docs: .venv/.dev         ## write the generated pages and schemas again
 	$(BIN)/python tests/generate.py

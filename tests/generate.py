@@ -34,6 +34,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "exit codes": pages.exit_codes,
         "commands": pages.commands_sections,
     },
+    "docs/mistakes.md": {"mistakes": pages.mistakes_table},
     "docs/events.md": {
         "all": pages.shared_properties,
         "channels": pages.channels,

@@ -9,6 +9,7 @@ import textwrap
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import mistakes
 from lifebeat import cli, layers
 from lifebeat.context import JobContext
 from lifebeat.jobfile import FIELDS, TRIGGERS
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
+    from lifebeat.errors import Problem
     from lifebeat.jobfile import Field
     from lifebeat.settings import Key
 
@@ -242,3 +244,22 @@ def example() -> str:
     body["uuid"] = f"{body['uuid'][:15]}c3a-9b1e-5d2f8a6c4e10"  # its time stays, its random part is fixed
     body["properties"]["$lib_version"] = "…"
     return f"```json\n{json.dumps(body, indent=2, ensure_ascii=False)}\n```"
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def mistakes_table() -> str:
+    """Each kind of mistake in a job file: the line that is wrong, and what is said."""
+    said = mistakes.said()
+    rows = [(one.name, _shown(one), _told(said[one.name][0])) for one in mistakes.MISTAKES]
+    return table(("mistake", "the line", "what is said"), rows)
+
+
+def _shown(one: mistakes.Mistake) -> str:
+    line = one.text.splitlines()[one.line - 1] if one.line <= len(one.text.splitlines()) else ""
+    return f"`{line.strip()}`" if line.strip() else ""
+
+
+def _told(problem: Problem) -> str:
+    return f"`jobs.yaml:{problem.line}:{problem.column}: {problem.message}`"

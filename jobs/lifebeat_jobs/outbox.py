@@ -12,6 +12,7 @@ import contextlib
 import errno
 import itertools
 import os
+import random
 import threading
 import time
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ class Outbox:
         bounds: Bounds = Bounds(),
         clock: Clock,
         warn: Callable[[str], None],
-        busy_timeout: float = 1.0,
+        busy_timeout: float = 5.0,
     ) -> None:
         self._bounds = bounds
         self._clock = clock
@@ -687,10 +688,31 @@ def _make_schema(connection: Connection) -> None:
 
 def _in_transaction(connection: Connection, work: Callable[[Connection], _T], access: _Access) -> _T:
     """Commit what ``work`` does; if it raises, closing the connection undoes it."""
-    connection.execute("BEGIN" if access == "read" else "BEGIN IMMEDIATE")
+    if access == "read":
+        connection.execute("BEGIN")
+    else:
+        _begin(connection)
     result = work(connection)
     connection.execute("COMMIT")
     return result
+
+
+def _begin(connection: Connection) -> None:
+    """Begin to write, or try again soon: in SQLite's own waiting, which grows to 100 ms, others are faster for ever."""
+    import sqlite3  # noqa: PLC0415 - as above
+
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + patience / 1000
+    connection.execute("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(_POLL / 10, _POLL))  # noqa: S311 - no secret
+    connection.execute(f"PRAGMA busy_timeout = {patience}")
 
 
 def _sync_directory(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,9 @@ class Watch:
 
 
 class _Notifications:
-    """What the system tells of changes in directories; nothing, where the extra is not installed or no watch is left.
+    """What the system tells of changes in directories; nothing, where the extra is missing or no watch is left.
+
+    Nothing either where threads are not threads: what waits in Rust would hold up all of gevent's greenlets.
 
     A link leads to a file elsewhere, of which nobody tells; so no wait is longer than a second.
     """
@@ -73,7 +76,7 @@ class _Notifications:
         self._stop = stop
         self._directories: list[str] = []
         self._source: Any = None
-        self._is_installed = True
+        self._is_usable = _threads_are_real()
 
     def __enter__(self) -> Self:
         return self
@@ -90,15 +93,20 @@ class _Notifications:
                 self._source.watch(_SETTLED, _SETTLED // 2, int(INTERVAL * 1000), self._stop)
                 return
         except ImportError:
-            self._is_installed = False
+            self._is_usable = False
         except Exception:  # noqa: BLE001 - a backend in Rust, whose errors differ from system to system
             self._source = None
         self._stop.wait(INTERVAL)
 
     def _open(self, directories: list[str]) -> Any:
-        if not self._is_installed:
+        if not self._is_usable:
             return None
         # Its public front end writes log lines into the host's log.
         from watchfiles._rust_notify import RustNotify  # noqa: PLC0415 - an extra
 
         return RustNotify(directories, False, False, 0, False, True)
+
+
+def _threads_are_real() -> bool:
+    """Whether nobody (gevent, eventlet) has put green threads in the place of the system's."""
+    return _thread.start_new_thread.__module__ == "_thread"
