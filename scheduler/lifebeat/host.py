@@ -40,7 +40,7 @@ class Host:
             ConfigError: The settings or the job file have a fault; nothing was started.
         """
         self._check()
-        self.signals.install()
+        self.signals.install(wakeup=True)
         former = signal.signal(signal.SIGHUP, self._on_hangup) if hasattr(signal, "SIGHUP") else None
         try:
             self._serve(ready)

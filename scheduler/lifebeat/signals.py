@@ -28,15 +28,24 @@ class StopSignals:
         os.set_blocking(self._write, False)
         self.received: signal.Signals | None = None
         self._over = False
+        self._has_wakeup = False
 
-    def install(self) -> None:
+    def install(self, *, wakeup: bool = False) -> None:
         """Install the handlers; only the main thread can.
+
+        Args:
+            wakeup: Whether the main thread itself is going to ``wait``. A signal in the moment before it sleeps would
+                not wake it: Python runs handlers between two steps of the main thread. So the byte is then written as
+                soon as the signal comes, which a process has one place for.
 
         Raises:
             ValueError: This is not the main thread.
         """
         for number in self._signals:
             self._former[number] = signal.signal(number, self._handle)
+        if wakeup:
+            signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._has_wakeup = True
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for a stop signal, or for ``wake``, for at most ``timeout`` seconds; says whether there was one."""
@@ -57,6 +66,9 @@ class StopSignals:
         for number, former in self._former.items():
             signal.signal(number, former)
         self._former.clear()
+        if self._has_wakeup:
+            signal.set_wakeup_fd(-1)
+            self._has_wakeup = False
 
     def raise_again(self) -> None:
         """Let the signal do what it would have done without us, so that the parent sees the true cause."""
