@@ -149,7 +149,8 @@ def _shared() -> set[str]:
 
 def _spelled(action: argparse.Action) -> str:
     if action.option_strings:
-        value = f" {action.metavar or action.dest.upper()}" if action.nargs != 0 else ""
+        number = action.nargs if isinstance(action.nargs, int) else 1
+        value = f" {action.metavar or action.dest.upper()}" * number
         return f"{', '.join(action.option_strings)}{value}"
     name = str(action.metavar or "|".join(action.choices or ()) or action.dest)
     return f"[{name}]" if action.nargs == "?" else name

@@ -16,6 +16,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
 
 _NULL: Schema = {"type": "null"}
+_BLANK: Schema = {"type": "string", "pattern": r"^\s*$"}
 _REFERENCE: Schema = {"$ref": "#/definitions/reference"}
 
 
@@ -153,7 +154,8 @@ def _setting(key: Key) -> Schema:
     told: Schema = {"description": f"{key.help} Takes {key.kind.allowed}. In the environment: {key.variable}."}
     if key.default is not None:
         told["default"] = written(key.default)
-    return {**told, "anyOf": [_kind(key.kind), _NULL]}
+    unsaid = [_NULL] if key.kind is settings.BOOLEAN else [_NULL, _BLANK]
+    return {**told, "anyOf": [_kind(key.kind), *unsaid]}
 
 
 def written(default: Any) -> Any:

@@ -43,7 +43,7 @@ ONLY_THE_LOADER_REFUSES = {
     "is not a time zone": ("{cron: '@daily', timezone: Europe/Stokholm}", "the names change from year to year"),
     "is ambiguous": ("{every: 1h, args: {a: 010}}", "a schema sees what YAML makes of a text, not what was written"),
     r"\$\{[a-z]+[A-Za-z]+\}": ("{every: '${appName}'}", "the value behind a reference is in another file"),
-    "is not a whole number": ("{every: 1h, max_instances: 1.0}", "for JSON Schema 1.0 is a whole number"),
+    "is not a count": ("{every: 1h, max_instances: 1.0}", "for JSON Schema 1.0 is a whole number"),
     r"'1\.0' is not a boolean": ("{every: 1h, enabled: 1.0}", "for JSON Schema 1.0 is 1"),
     "is not allowed|there is no module|has no '|cannot be called": ("{every: 1h, args: {b: 1}}", "it takes the code"),
     "stands here a second time": ("{every: 1h, every: 2h}", "a schema sees what YAML makes of it: the last one"),

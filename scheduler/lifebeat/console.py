@@ -35,6 +35,11 @@ def as_json(told: Any) -> str:
     return json.dumps(told, indent=2, default=str)
 
 
+def masked(secret: str) -> str:
+    """As much of a secret as tells two apart; of a short one nothing but its length."""
+    return f"{secret[:4] if len(secret) > 8 else ''}… ({len(secret)} characters)"  # noqa: PLR2004
+
+
 def moment(seconds: float | None) -> str | None:
     """A time in UTC, to the second."""
     return None if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -91,6 +91,8 @@ class Reader:
         what = error.problem or error.context or "is not YAML"
         if mark is None:
             return Problem(self.source, f"is not YAML: {what}", 1, 1)
+        if self.text[mark.index : mark.index + 1] == "\t":
+            return self.problem("a tab stands here; YAML is indented with spaces", mark.line + 1, mark.column + 1)
         return self.problem(
             f"is not YAML: {what}; check the indentation and the quotes", mark.line + 1, mark.column + 1
         )

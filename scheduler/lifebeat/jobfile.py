@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from lifebeat import durations, targets
 from lifebeat.document import Mapping, Node, Reader, Scalar, value_of
@@ -109,6 +109,7 @@ class Field:
     schema: dict[str, Any]
 
 
+MOST_PROBLEMS = 100  # more nobody reads at once, and looking for what was meant takes its time
 TRIGGERS = ("when", "every", "cron", "at")
 _TIMED = ("every", "cron", "at")
 
@@ -124,11 +125,17 @@ def _parse_run(value: Any) -> str:
 
 def _parse_when(value: Any) -> str:
     if value not in {"start", "shutdown"}:
-        raise ValueError(f"{_text(value)!r} is not a moment; it takes start or shutdown{_near(value, _MOMENTS)}")
+        meant = _OTHER_MOMENTS.get(_text(value).lower())
+        hint = f" (did you mean {meant!r}?)" if meant else _near(value, _MOMENTS)
+        raise ValueError(f"{_text(value)!r} is not a moment; it takes start or shutdown{hint}")
     return _text(value)
 
 
 _MOMENTS = ("start", "shutdown")
+_OTHER_MOMENTS = {
+    **dict.fromkeys(("startup", "started", "boot", "begin", "init"), "start"),
+    **dict.fromkeys(("stop", "stopped", "end", "exit", "quit", "finish"), "shutdown"),
+}
 
 
 def _near(value: Any, words: Iterable[str]) -> str:
@@ -174,14 +181,14 @@ def _parse_boolean(value: Any) -> bool:
 
 def _parse_count(value: Any) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,3}", _text(value)):
-        raise ValueError(f"{_text(value)!r} is not a whole number from 1 to 9999")
+        raise ValueError(f"{_text(value)!r} is not a count; it takes a whole number from 1 to 9999")
     return int(value)
 
 
 def _parse_once(value: Any) -> str:
     if value not in {"process", "application"}:
         hint = _near(value, ("process", "application"))
-        raise ValueError(f"{_text(value)!r} is neither process nor application{hint}")
+        raise ValueError(f"{_text(value)!r} is not a scope; it takes process or application{hint}")
     return _text(value)
 
 
@@ -399,6 +406,9 @@ def load(
     return loader.load(path, overlay)
 
 
+_Entry: TypeAlias = tuple[Scalar, Node]
+
+
 class _Loader:
     def __init__(self, settings: Settings, allow: tuple[str, ...], *, import_disabled: bool) -> None:
         self.settings = settings
@@ -411,14 +421,23 @@ class _Loader:
     def load(self, path: Path, overlay: Path | None) -> JobFile:
         jobs = self._jobs(path, foreign=("jobs",))
         if overlay is not None and overlay.exists():
-            jobs = _overlaid(jobs, self._jobs(overlay, foreign=("jobs", *BY_NAME)))
-        specs = [self._spec(key, node) for key, node in jobs]
+            jobs = self._overlaid(jobs, self._jobs(overlay, foreign=("jobs", *BY_NAME)))
+        specs = [self._spec(key, node) for key, node in jobs if not self.is_full]
         order = {source: number for number, source in enumerate(self.readers)}
         self.problems.sort(key=lambda one: (order.get(one.source, 0), one.line or 0, one.column or 0))
+        if self.is_full:
+            rest = Problem(str(path), f"there are more mistakes than these {MOST_PROBLEMS}; mend them first")
+            self.problems[MOST_PROBLEMS:] = [rest]
+            self.host_problems.append(rest)
         found = tuple(spec for spec in specs if spec is not None)
         return JobFile(path, found, tuple(self.problems), tuple(self.host_problems))
 
-    def _jobs(self, path: Path, foreign: tuple[str, ...]) -> list[tuple[Scalar, Node]]:
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more problems than anybody reads at once."""
+        return len(self.problems) > MOST_PROBLEMS
+
+    def _jobs(self, path: Path, foreign: tuple[str, ...]) -> list[_Entry]:
         try:
             reader = Reader(str(path), path.read_bytes())
             self.readers[reader.source] = reader
@@ -437,14 +456,14 @@ class _Loader:
         if re.search(r"\brun[\"']?\s*:\s*[\"']?(?!lifebeat_jobs\b)\w", text):
             self.host_problems.append(problem)
 
-    def _top(self, reader: Reader, words: tuple[str, ...]) -> list[tuple[Scalar, Node]]:
+    def _top(self, reader: Reader, words: tuple[str, ...]) -> list[_Entry]:
         root = reader.read()
         if root is None:
             return []
         if not isinstance(root, Mapping):
             raise ConfigError(reader.problem("holds no mapping; it takes `jobs:` with a job below it", 1, 1))
         for name, key in root.keys.items():
-            if name not in words:
+            if name not in words and not self.is_full:
                 hint = _near(name, words) or " (a job stands below `jobs:`, indented)"
                 self.report(key, f"unknown word {name!r}{hint}", host=False)
         jobs = root.items.get("jobs")
@@ -453,6 +472,21 @@ class _Loader:
         if not isinstance(jobs, Mapping):
             raise ConfigError(reader.problem("`jobs:` takes a mapping of jobs by their ID", jobs.line, jobs.column))
         return [(jobs.keys[name], node) for name, node in jobs.items.items()]
+
+    def _overlaid(self, base: list[_Entry], over: list[_Entry]) -> list[_Entry]:
+        """The overlay's fields on those of the job file; null removes a job or a field."""
+        merged = {key.text: (key, node) for key, node in base}
+        for key, node in over:
+            if _is_null(node):
+                if merged.pop(key.text, None) is None:
+                    hint = _near(key.text, [one.text for one, _ in base])
+                    self.report(key, f"there is no job {key.text!r} to remove{hint}", host=False)
+            elif key.text in merged and isinstance(node, Mapping) and isinstance(merged[key.text][1], Mapping):
+                first, fields = merged[key.text]
+                merged[key.text] = (first, _fields_overlaid(fields, node))
+            else:
+                merged[key.text] = (key, node)
+        return list(merged.values())
 
     def report(self, node: Node, message: str, *, host: bool) -> None:
         problem = self.readers[node.source].problem(message, node.line, node.column)
@@ -496,6 +530,7 @@ class _Job:
         self.faults = 0
         self.nodes: dict[str, Node] = {}
         self.values: dict[str, Any] = {}
+        self.meant: set[str] = set()
 
     def spec(self) -> JobSpec | None:
         if not _ID.fullmatch(self.key.text):
@@ -521,12 +556,20 @@ class _Job:
 
     def _read_fields(self, node: Mapping) -> None:
         for name, item in node.items.items():
+            if self.loader.is_full:
+                return
             if name not in _BY_NAME:
-                self._fault(node.keys[name], _unknown(name))
+                self._unknown(node.keys[name])
             elif name == "args":
                 self._guard(name, item, partial(self._args, item))
             elif not _is_null(item):
                 self._guard(name, item, partial(self._scalar, name, item))
+
+    def _unknown(self, key: Scalar) -> None:
+        meant = _meant(key.text)
+        self.meant.update(meant)
+        hint = f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else f"; there are {', '.join(_BY_NAME)}"
+        self._fault(key, f"unknown field {key.text!r}{hint}")
 
     def _guard(self, name: str, item: Node, read: Callable[[], Any]) -> None:
         self.nodes[name] = item
@@ -561,7 +604,7 @@ class _Job:
             if given:
                 node = self.nodes[given[1]]
                 self._fault(node, f"has {' and '.join(given)}; exactly one of when, every, cron, at may be given")
-            else:
+            elif not self.meant.intersection(TRIGGERS):
                 self._fault(self.key, "never runs; give it one of when, every, cron, at")
             return None
         return self._build(given[0]) if given[0] in self.values else None
@@ -625,31 +668,14 @@ class _Job:
             self._fault(self.nodes.get("args", self.nodes["run"]), f"args: {error}")
 
 
-def _unknown(name: str) -> str:
-    words = [*_BY_NAME, *_OTHER_WORDS]
-    near = difflib.get_close_matches(name.lower(), words, 3)
-    meant = list(dict.fromkeys(_OTHER_WORDS.get(word, word) for word in near))
-    if meant:
-        return f"unknown field {name!r} (did you mean {' or '.join(map(repr, meant))}?)"
-    return f"unknown field {name!r}; there are {', '.join(_BY_NAME)}"
+def _meant(name: str) -> list[str]:
+    """The fields that somebody may have meant who wrote ``name``."""
+    near = difflib.get_close_matches(name.lower(), [*_BY_NAME, *_OTHER_WORDS], 3)
+    return list(dict.fromkeys(_OTHER_WORDS.get(word, word) for word in near))
 
 
 def _is_null(node: Node) -> bool:
     return isinstance(node, Scalar) and node.plain and node.text.lower() in {"", "~", "null"}
-
-
-def _overlaid(base: list[tuple[Scalar, Node]], over: list[tuple[Scalar, Node]]) -> list[tuple[Scalar, Node]]:
-    """The overlay's fields on those of the job file; null removes a job or a field."""
-    merged = {key.text: (key, node) for key, node in base}
-    for key, node in over:
-        if _is_null(node):
-            merged.pop(key.text, None)
-        elif key.text in merged and isinstance(node, Mapping) and isinstance(merged[key.text][1], Mapping):
-            first, fields = merged[key.text]
-            merged[key.text] = (first, _fields_overlaid(fields, node))
-        else:
-            merged[key.text] = (key, node)
-    return list(merged.values())
 
 
 def _fields_overlaid(base: Node, over: Mapping) -> Mapping:
@@ -660,6 +686,6 @@ def _fields_overlaid(base: Node, over: Mapping) -> Mapping:
             items.pop(name, None)
     for name, node in over.items.items():
         items[name], keys[name] = node, over.keys[name]
-    removed = {name for name, node in items.items() if _is_null(node)}
+    removed = {name for name, node in items.items() if _is_null(node) and name in _BY_NAME}
     items = {name: node for name, node in items.items() if name not in removed}
     return Mapping(base.source, base.line, base.column, base.size, items, keys)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import configtext
 from lifebeat.errors import Problem
-from lifebeat.settings import BY_NAME, KEYS, Said, Settings, is_loopback
+from lifebeat.settings import BOOLEAN, BY_NAME, KEYS, Said, Settings, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -83,9 +83,14 @@ def _spelled(environ: Mapping[str, str], spelling: Callable[[Key], str]) -> Laye
 def from_file(path: Path) -> Layer:
     """A config file or an overlay; an empty layer where there is no file."""
     found = configtext.read(path)
-    values = {name: entry.value for name, entry in found.entries.items()}
+    values = {name: entry.value for name, entry in found.entries.items() if not _is_blank(name, entry.value)}
     where = {name: (entry.line, entry.column, entry.text) for name, entry in found.entries.items()}
     return Layer(found.source, values, problems=tuple(found.problems), where=where)
+
+
+def _is_blank(name: str, value: Any) -> bool:
+    """Whether a key is there with nothing behind it, as in a file to fill in; a switch like that counts as off."""
+    return isinstance(value, str) and not value.strip() and BY_NAME[name].kind is not BOOLEAN
 
 
 def refusals(environ: Mapping[str, str], modules: Mapping[str, Any]) -> list[Layer]:

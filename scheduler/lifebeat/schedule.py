@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from zoneinfo import ZoneInfo
 
 MICROSECOND = timedelta(microseconds=1)
 SECOND = 1_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CRON_DAYS = 41 * 366  # a 29 February that is a Monday may be 40 years away
 
 Phase = Literal["installation", "start"] | timedelta
 
@@ -107,28 +109,32 @@ class Single:
 
 
 class CronInstants:
-    """The instants of five cron fields; where both the day and the weekday are given, either will do, as in cron."""
+    """The instants of five cron fields.
+
+    Raises:
+        ValueError: The expression or the time zone is wrong.
+    """
 
     def __init__(self, cron: Cron) -> None:
-        from lifebeat import cron as fields  # noqa: PLC0415 - jobs without cron do not need it
+        from lifebeat.cron import Calendar  # noqa: PLC0415 - jobs without cron do not need it
 
-        self._triggers = fields.triggers(cron.expression, cron.timezone)
+        self._calendar = Calendar(cron.expression, cron.timezone)
 
     def after(self, instant: int) -> int | None:
-        moment = to_datetime(instant + 1)
-        found = [trigger.get_next_fire_time(None, moment) for trigger in self._triggers]
-        return min((to_instant(one) for one in found if one is not None), default=None)
+        return min((one for one in self._near(instant, 1, lambda one: one > instant)), default=None)
 
     def latest(self, instant: int) -> int | None:
-        """Looked for in windows that grow, since cron can only be asked forwards."""
-        for days in (1, 8, 32, 367, 367 * 8 + 2):
-            found = None
-            following = self.after(instant - days * 86_400 * SECOND)
-            while following is not None and following <= instant:
-                found, following = following, self.after(following)
-            if found is not None:
-                return found
-        return None
+        return max((one for one in self._near(instant, -1, lambda one: one <= instant)), default=None)
+
+    def _near(self, instant: int, direction: int, wanted: Callable[[int], bool]) -> list[int]:
+        """The wanted instants of the nearest day that has any, and of the day behind it: clocks that jump mix them."""
+        today = self._calendar.local_date(to_datetime(instant)).toordinal()
+        last = min(max(today + direction * CRON_DAYS, date.min.toordinal() + 1), date.max.toordinal() - 2)
+        for day in range(today - direction, last, direction):
+            found = [one for one in self._calendar.on(date.fromordinal(day)) if wanted(one)]
+            if found:
+                return [*found, *filter(wanted, self._calendar.on(date.fromordinal(day + direction)))]
+        return []
 
 
 def instants_of(trigger: Trigger, *, job_id: str, seed: str, started_at: float) -> Instants | None:
@@ -187,4 +193,13 @@ def zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is not a time zone; it takes one such as Europe/Stockholm or UTC") from error
+        hint = _near_zone(name)
+        raise ValueError(f"{name!r} is not a time zone; it takes one such as Europe/Stockholm or UTC{hint}") from error
+
+
+def _near_zone(name: str) -> str:
+    import difflib  # noqa: PLC0415 - only for this hint
+    from zoneinfo import available_timezones  # noqa: PLC0415 - reads the time zone database
+
+    near = difflib.get_close_matches(name[:40], sorted(available_timezones()), 1, 0.8)
+    return f" (did you mean {near[0]!r}?)" if near else ""

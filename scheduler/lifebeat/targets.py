@@ -58,7 +58,7 @@ def find(run: str) -> Target:
         raise ValueError(f"the module {module_name!r} has no {name!r}{hint}")
     target = getattr(module, name)
     if not callable(target) or isinstance(target, type):
-        raise ValueError(f"{run!r} is a {type(target).__name__}, not a function")  # noqa: TRY004 - one kind of refusal
+        raise ValueError(f"{run!r} is not a function, but of type {type(target).__name__}; name a function")  # noqa: TRY004 - one kind of refusal
     return target  # type: ignore[no-any-return]
 
 
@@ -67,10 +67,23 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ValueError(f"there is no module {error.name!r}; is it installed, and on the path?") from None
+            raise ValueError(f"there is no module {error.name!r}{_near_module(name)}; is it on the path?") from None
         raise ValueError(f"importing {name!r} failed: it needs the module {error.name!r}, which is missing") from error
     except Exception as error:
         raise ValueError(f"importing {name!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _near_module(name: str) -> str:
+    """What stands beside a module that is not there, if it is called much the same."""
+    import pkgutil  # noqa: PLC0415 - only for this hint
+
+    package, _, missing = name.rpartition(".")
+    try:
+        there = [one.name for one in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    except (ImportError, AttributeError, ValueError):
+        return ""
+    near = difflib.get_close_matches(missing, there, 1)
+    return f" (did you mean '{package}.{near[0]}'?)" if near else ""
 
 
 def check_arguments(target: Target, args: Mapping[str, Any]) -> None:

@@ -1,0 +1,67 @@
+"""What a command line asks for: the life that it speaks of, the settings that it sets; and what it answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lifebeat import layers
+from lifebeat.clock import SystemClock
+from lifebeat.errors import LifebeatError
+from lifebeat.settings import BY_NAME
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from lifebeat.lifecycle import Lifecycle
+
+DONE, PROBLEM, USAGE, NO_START = 0, 1, 2, 3
+EXIT_CODES = {
+    DONE: "done",
+    PROBLEM: "a problem was found, and said; for plan --diff: the two differ",
+    USAGE: "the command was not understood",
+    NO_START: "it could not start; for plan --diff: one of the two has a problem, which is said",
+}
+
+
+def life_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Lifecycle:
+    """The life that the shared options describe; nothing of it has started."""
+    from lifebeat.lifecycle import Lifecycle  # noqa: PLC0415
+
+    source = layers.ConfigSource(
+        layers.config_dir(args.config, environ),
+        command_line=_assignments(args.set),
+        environ=environ,
+        modules=sys.modules,
+        deployment=args.deployment,
+    )
+    logger = logging.getLogger("lifebeat")
+    return Lifecycle(source, allow=args.allow, clock=SystemClock(), watching=False, logger=logger)
+
+
+def _assignments(written: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for one in written:
+        key, equals, value = one.partition("=")
+        check_known(key)
+        if not equals:
+            raise LifebeatError(f"--set {one!r}: it takes KEY=VALUE, such as telemetryHeartbeatInterval=6h")
+        values[key] = value
+    return values
+
+
+def check_known(key: str) -> None:
+    """Let the names of settings pass.
+
+    Raises:
+        LifebeatError: There is no setting of that name; which one may be meant.
+    """
+    import difflib  # noqa: PLC0415
+
+    if key not in BY_NAME:
+        near = difflib.get_close_matches(key, list(BY_NAME), 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(BY_NAME)}"
+        raise LifebeatError(f"there is no setting {key!r} ({hint})")
