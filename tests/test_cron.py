@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lifebeat.cron import FIELDS, Field, parse
@@ -293,6 +293,13 @@ def test_a_time_that_the_clock_jumps_over(expression: str, timezone: str, start:
             "2010-11-07T01:30Z",
             ["06 23:30-0230", "06 23:30-0330", "07 00:30-0330"],
         ),
+        (
+            "0,30 * * * *",
+            "America/St_Johns",
+            "2010-11-07T02:00Z",
+            ["07 00:00-0230", "06 23:30-0330", "07 00:00-0330", "07 00:30-0330"],
+        ),
+        ("*/30 23 * * *", "America/St_Johns", "2010-11-07T02:30Z", ["06 23:30-0330", "07 23:00-0330"]),
     ],
     ids=[
         "night",
@@ -302,6 +309,8 @@ def test_a_time_that_the_clock_jumps_over(expression: str, timezone: str, start:
         "each half hour",
         "after midnight",
         "into the day before",
+        "two days mixed",
+        "from the day after",
     ],
 )
 def test_a_time_that_comes_twice(expression: str, timezone: str, start: str, expected: list[str]) -> None:
@@ -339,7 +348,7 @@ def test_agrees_with_apscheduler(expression: str, instant: int) -> None:
     days = "*" if numbers is None else ",".join(DAYS[number] for number in sorted(numbers))
     trigger = CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=days, timezone=UTC)
     found = CronInstants(Cron(expression, "UTC")).after(instant)
-    next_time: Any = trigger.get_next_fire_time  # pyright: ignore[reportUnknownMemberType]
+    next_time: Any = trigger.get_next_fire_time  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     known: Any = next_time(None, to_datetime(instant + 1))
     assume(known is None or known < to_datetime(instant) + timedelta(days=40 * 365))
     assert (None if found is None else to_datetime(found)) == known
@@ -347,6 +356,10 @@ def test_agrees_with_apscheduler(expression: str, instant: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS, ZONES, MOMENTS)
+@example("0,30 * * * *", "America/St_Johns", to_instant(datetime(2010, 11, 7, 2, 15, tzinfo=UTC)))
+@example("0,30 * * * *", "America/St_Johns", to_instant(datetime(2010, 11, 7, 2, 45, tzinfo=UTC)))
+@example("*/30 23 * * *", "America/St_Johns", to_instant(datetime(2010, 11, 7, 2, 30, tzinfo=UTC)))
+@example("0 9 * * *", "Pacific/Apia", to_instant(datetime(2011, 12, 30, 12, tzinfo=UTC)))
 def test_nothing_is_skipped(expression: str, timezone: str, instant: int) -> None:
     """The next instant is strictly after, the latest is not, none lies between, and both ways give the same ones."""
     instants = CronInstants(Cron(expression, timezone))

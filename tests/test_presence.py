@@ -708,6 +708,22 @@ def test_database_lost_while_others_are_in(tmp_path: Path) -> None:
     assert two.leave() is Departure.LAST
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_first_use_while_a_fork_is_under_way() -> None:
+    """A thread may need this for the first time in the middle of another's fork: nothing is said, nothing hangs."""
+    code = """
+import importlib, logging, os, sqlite3
+for name in ("lifebeat.roster", "lifebeat_jobs.outbox"):
+    os.register_at_fork(before=lambda name=name: importlib.import_module(name))
+for _ in range(2):
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @needs_mount
 def test_leaving_on_a_full_disk(stage: Stage) -> None:
     """A disk that has become full makes nobody the last one who is not."""

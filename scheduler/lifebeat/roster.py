@@ -299,5 +299,22 @@ def _last_claim(job_id: str, now: float, db: sqlite3.Connection) -> float | None
     return None if row is None else row[0]
 
 
+class _Fork:
+    """A fork under way. One that began before this module was there only ends with it."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+
+    def begin(self) -> None:
+        no_fork.acquire()
+        self._is_held = True
+
+    def end(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            no_fork.release()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=no_fork.acquire, after_in_parent=no_fork.release, after_in_child=no_fork.release)
+    _fork = _Fork()
+    os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end, after_in_child=_fork.end)
