@@ -182,8 +182,8 @@ class Lifecycle:
         assert self._scheduler is not None  # noqa: S101 - only called while alive
         plan = {spec.id: spec for spec in found.specs if spec.enabled}
         seed = self.find_seed()
-        for job_id, spec in list(self._plan.items()):
-            if plan.get(job_id) != spec:
+        for job_id in self._plan:
+            if job_id not in plan or isinstance(plan[job_id].trigger, (AtStart, AtShutdown)):
                 self._scheduler.remove(job_id)
         for spec in plan.values():
             moved = seed != self._seed and _depends_on_seed(spec)
