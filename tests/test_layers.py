@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lifebeat import layers
 from lifebeat.layers import ConfigSource, config_dir, fingerprint
 from lifebeat.settings import KEYS
 
@@ -344,3 +345,10 @@ def test_no_such_overlay(places: Places, deployment: str, message: str) -> None:
     found = places.source(deployment).read()
     assert message in str(found.problems[0])
     assert not found.enabled
+
+
+def test_a_blank_argument_says_nothing() -> None:
+    """A host that passes on a variable that is not set, as an empty text, leaves the key to the other layers."""
+    made = layers.merge([layers.packaged(), layers.from_arguments({"telemetryApiKey": "", "telemetryHost": " "})])
+    assert made.problems == ()
+    assert (made.api_key, made.host) == (None, "https://us.i.posthog.com")

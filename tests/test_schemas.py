@@ -39,6 +39,7 @@ ONLY_THE_LOADER_REFUSES = {
     "must be longer than no time": ("{every: 0.0001ms}", "a duration is computed: less than a microsecond is none"),
     "names a day that never comes": ("{cron: '0 0 30 2 *'}", "it takes a calendar"),
     "runs backwards": ("{cron: '0 5-3 * * *'}", "two numbers are compared"),
+    "has a step of": ("{cron: '*/90 * * * *'}", "two numbers are compared"),
     "is not a moment; it takes one": ("{at: 2027-02-30}", "it takes a calendar"),
     "is not a time zone": ("{cron: '@daily', timezone: Europe/Stokholm}", "the names change from year to year"),
     "is ambiguous": ("{every: 1h, args: {a: 010}}", "a schema sees what YAML makes of a text, not what was written"),

@@ -65,8 +65,8 @@ def packaged() -> Layer:
 
 
 def from_arguments(values: Mapping[str, Any], *, label: str = "host argument") -> Layer:
-    """What the embedding application or the command line says; ``None`` leaves a key to the other layers."""
-    return Layer(label, {name: value for name, value in values.items() if value is not None})
+    """What the embedding application or the command line says; ``None`` or a blank text says nothing."""
+    return Layer(label, {name: value for name, value in values.items() if not _is_unsaid(name, value)})
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Layer]:
@@ -86,6 +86,10 @@ def from_file(path: Path) -> Layer:
     values = {name: entry.value for name, entry in found.entries.items() if not _is_blank(name, entry.value)}
     where = {name: (entry.line, entry.column, entry.text) for name, entry in found.entries.items()}
     return Layer(found.source, values, problems=tuple(found.problems), where=where)
+
+
+def _is_unsaid(name: str, value: Any) -> bool:
+    return value is None or _is_blank(name, value)
 
 
 def _is_blank(name: str, value: Any) -> bool:
