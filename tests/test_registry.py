@@ -293,3 +293,18 @@ def test_shutdown_right_after_start(scheduler: Any) -> None:
         begun.wait(5)
         scheduler.shutdown()
         made.unlisten()
+
+
+def test_stopped_in_the_middle_of_its_start(scheduler: Any) -> None:
+    """A signal may come while the scheduler is starting: it stops, everybody is told, and nothing is raised."""
+    stopped: list[bool] = []
+    went_well: list[bool] = []
+
+    def stop() -> None:
+        made.shut_down()
+        went_well.append(True)
+
+    made = registry(scheduler, started=stop, stopped=lambda: stopped.append(True))
+    scheduler.start()
+    eventually(lambda: not [one for one in threading.enumerate() if one.name == "APScheduler"])
+    assert (stopped, went_well, scheduler.running) == ([True], [True], False)

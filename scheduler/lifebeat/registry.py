@@ -151,8 +151,14 @@ class Registry:
 
     def shut_down(self) -> None:
         """Stop the scheduler, if it is running, without waiting for its jobs."""
-        if self._scheduler.running:
+        if not self._scheduler.running:
+            return
+        try:
             self._scheduler.shutdown(wait=False)
+        except Exception:
+            # In the middle of its start it has no thread yet to wait for, and ends all the same.
+            if self._scheduler.running:
+                raise
 
     def _on_event(self, event: Any) -> None:
         if event.code == EVENT_SCHEDULER_STARTED:
