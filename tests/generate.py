@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "example": pages.example,
     },
 }
+HOSTS = "docs/hosts"
+MARK = r"<!-- made from the code: (.*?) -->"
 SCHEMAS: dict[str, Callable[[], schemas.Schema]] = {
     "config/schema/config.schema.json": schemas.config_schema,
     "config/schema/jobs.schema.json": schemas.jobs_schema,
@@ -55,9 +58,20 @@ def generated() -> dict[str, str]:
     """Every generated file as it should be, by its path from the project's root."""
     made = {path: json.dumps(schema(), indent=2) + "\n" for path, schema in SCHEMAS.items()}
     made[DEFAULTS] = pages.defaults_file()
-    for path, parts in PAGES.items():
+    for path, parts in {**PAGES, **hosts()}.items():
         made[path] = filled((ROOT / path).read_text(encoding="utf-8"), parts)
     return made
+
+
+def hosts() -> dict[str, dict[str, Callable[[], str]]]:
+    """The pages of the hosts: their parts are the files of the example of that name."""
+    found: dict[str, dict[str, Callable[[], str]]] = {}
+    for page in sorted((ROOT / HOSTS).glob("[a-z]*.md")):
+        marked = re.findall(MARK, page.read_text(encoding="utf-8"))
+        found[f"{HOSTS}/{page.name}"] = {
+            name: partial(pages.source, ROOT / "examples" / page.stem / name) for name in marked
+        }
+    return found
 
 
 def filled(page: str, parts: dict[str, Callable[[], str]]) -> str:
@@ -66,7 +80,7 @@ def filled(page: str, parts: dict[str, Callable[[], str]]) -> str:
     Raises:
         ValueError: A part has no place in the page, or the page a place for a part that there is not.
     """
-    marked = re.findall(r"<!-- made from the code: (.*?) -->", page)
+    marked = re.findall(MARK, page)
     if sorted(marked) != sorted(parts):
         raise ValueError(f"the page has places for {sorted(marked)}; there are the parts {sorted(parts)}")
     for name, make in parts.items():

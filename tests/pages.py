@@ -20,6 +20,7 @@ from schemas import written
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from lifebeat.errors import Problem
     from lifebeat.jobfile import Field
@@ -264,3 +265,13 @@ def _shown(one: mistakes.Mistake) -> str:
 
 def _told(problem: Problem) -> str:
     return f"`jobs.yaml:{problem.line}:{problem.column}: {problem.message}`"
+
+
+# -- hosts -----------------------------------------------------------------------------------------------------------
+
+_LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json"}
+
+
+def source(path: Path) -> str:
+    """A file as a block of code."""
+    return f"```{_LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').strip()}\n```"

@@ -1,0 +1,28 @@
+"""FastAPI in several workers, each with a scheduler in threads; Lifebeat counts them as one application."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from fastapi import FastAPI
+
+import lifebeat
+
+scheduler = BackgroundScheduler()
+lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+    scheduler.start()
+    yield
+    await asyncio.to_thread(scheduler.shutdown)
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/")
+async def index() -> dict[str, str]:
+    return {"notes": "none yet"}
