@@ -41,6 +41,11 @@ def post(host: str, timeout: float = 10.0, bodies: list[str] = BODIES) -> Post:
     return Post(bodies, api_key="phc_test", host=host, machine=NOBODY, timeout=timeout)
 
 
+def is_timeout(words: str) -> bool:
+    """Whether a request was cut off: by who waited for it, or at the same moment by its own time for a read."""
+    return words == f"no answer within {TIMEOUT} s" or words.endswith(": TimeoutError")
+
+
 def ask(host: str, timeout: float = 10.0) -> Answer:
     """What came of a request; the wait is held to its time."""
     under_way = post(host, timeout)
@@ -274,7 +279,7 @@ def drip(server: PostHogServer) -> str:
 @pytest.mark.parametrize("misbehaviour", [hang, hang_at_connect, tls_that_hangs, drip])
 def test_no_wait_is_longer_than_its_time(receiver: PostHogServer, misbehaviour: Callable[[PostHogServer], str]) -> None:
     """A server that never comes to an end is cut off in time."""
-    assert ask(misbehaviour(receiver), TIMEOUT).words == "no answer within 0.6 s"
+    assert is_timeout(ask(misbehaviour(receiver), TIMEOUT).words)
     assert receiver.events == []
 
 
@@ -301,7 +306,7 @@ def test_connecting_that_hangs() -> None:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         words = ask(f"http://127.0.0.1:{listener.getsockname()[1]}", TIMEOUT).words
-        assert words in {"no answer within 0.6 s", "ConnectionError: TimeoutError"}  # two clocks run out together
+        assert is_timeout(words)
 
 
 def test_a_server_that_does_not_read(raw: Callable[..., Raw]) -> None:
@@ -412,7 +417,8 @@ def test_a_proxy_that_hangs(receiver: PostHogServer, monkeypatch: pytest.MonkeyP
     receiver.hang_at_connect()
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", receiver.url)
-        assert ask(f"{scheme}://posthog.invalid", TIMEOUT).words == "no answer within 0.6 s"
+        words = ask(f"{scheme}://posthog.invalid", TIMEOUT).words
+        assert is_timeout(words)
 
 
 def test_after_a_cut_nothing_is_connected(receiver: PostHogServer) -> None:

@@ -35,6 +35,7 @@ def test_the_oldest_speaks_the_same_wire(tmp_path: Path) -> None:
     assert (file, Version(version)) == (f"{tmp_path}/posthog/request.py", Version(oldest))
     said = run(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+        *("-k", "not poison and not redirects"),  # long, and the same for every SDK
         ROOT / "tests" / "test_wire.py",
         cwd=ROOT,
         environ=environ,
