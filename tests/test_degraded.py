@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,9 +35,15 @@ HOST = """
 """
 
 
-def said(installation: Installation, **environ: str) -> list[str]:
-    """Run the host to its end; the warnings that it heard from Lifebeat."""
-    process = installation.script(HOST, **environ)
+# Root that heeds permissions as any other user does.
+WITHOUT_OVERRIDE = ("--bounding-set=-dac_override", "--inh-caps=-dac_override")
+
+
+def said(installation: Installation, *before: str, **environ: str) -> list[str]:
+    """Run the host to its end, with another program before it; the warnings that it heard from Lifebeat."""
+    path = installation.directory / "host.py"
+    path.write_text(textwrap.dedent(HOST))
+    process = installation.start(*before, sys.executable, str(path), **environ)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, ""), out + err
     assert out.splitlines()[-1] == "the host ran True"
@@ -59,7 +69,6 @@ def test_read_only_config(installation: Installation, receiver: PostHogServer) -
 @needs_mount
 def test_read_only_everything(installation: Installation, receiver: PostHogServer) -> None:
     """Where nothing can be written no ID can be kept, so nothing is sent, and that is said."""
-    (installation.directory / "host_0.py").write_text("")
     nowhere = installation.directory / "nowhere"
     nowhere.mkdir()
     with (
@@ -72,6 +81,23 @@ def test_read_only_everything(installation: Installation, receiver: PostHogServe
     assert receiver.events == []
     assert lines
     assert all("telemetryStateDir" in line or "telemetryInstanceId" in line for line in lines)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="needs root, and setpriv to take its special rights away",
+)
+def test_a_directory_of_somebody_else(installation: Installation, receiver: PostHogServer) -> None:
+    """Where config belongs to another user, state and ID live below home, the config stays, and nothing is lost."""
+    home = installation.directory / "home"
+    home.mkdir()
+    os.chown(installation.config, 65534, 65534)
+    before = {path.name: path.read_bytes() for path in installation.config.iterdir()}
+    for _ in range(2):
+        assert said(installation, "setpriv", *WITHOUT_OVERRIDE, HOME=str(home)) == []
+    assert receiver.names() == ["startup", "shutdown"] * 2
+    assert len({event["distinct_id"] for event in receiver.events}) == 1
+    assert {path.name: path.read_bytes() for path in installation.config.iterdir()} == before
 
 
 @needs_mount
