@@ -145,3 +145,10 @@ def test_example(installation: Installation, receiver: PostHogServer, name: str)
 def test_every_example_is_run() -> None:
     """An example without a test, or a test without an example, is noticed."""
     assert sorted(CASES) == sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+
+
+def test_the_job_file_of_own_jobs_is_checked_as_its_page_says(installation: Installation) -> None:
+    """The check of the job file finds the host's own modules from the directory that holds them."""
+    copied(installation, "own_scheduler")
+    code, out, err = installation.run("check", "--allow", "jobs.tidy")
+    assert (code, err) == (0, ""), out

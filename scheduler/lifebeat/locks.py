@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
@@ -19,6 +20,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _POLL = 0.01
+
+
+class ForkGuard:
+    """Keeps forks out of a block, by whatever thread. A fork that began before there was a guard only ends with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._is_forking = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._begin, after_in_parent=self._end, after_in_child=self._end)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _begin(self) -> None:
+        self._lock.acquire()
+        self._is_forking = True
+
+    def _end(self) -> None:
+        if self._is_forking:
+            self._is_forking = False
+            self._lock.release()
+
+
+# A child forked while a lock file is being opened would keep the lock for its whole life, without knowing of it.
+_no_fork = ForkGuard()
 _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
@@ -47,8 +77,9 @@ class FileLock:
             OSError: The file cannot be opened, or its file system has no locks.
         """
         if self._fd is None:
-            self._fd = _open(self.path)
-            _open_locks.add(self)
+            with _no_fork:
+                self._fd = _open(self.path)
+                _open_locks.add(self)
         deadline = time.monotonic() + timeout
         while not self._try(shared=shared):
             if time.monotonic() >= deadline:
@@ -58,10 +89,11 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock up; nothing happens if it is not held."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-            _open_locks.discard(self)
+        with _no_fork:
+            descriptor, self._fd = self._fd, None
+            if descriptor is not None:
+                _open_locks.discard(self)
+                os.close(descriptor)
 
     def _try(self, *, shared: bool) -> bool:
         if fcntl is None or self._fd is None:

@@ -10,12 +10,12 @@ import enum
 import json
 import logging
 import os
-import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from lifebeat import siblings
+from lifebeat.locks import ForkGuard
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # Held for what a fork must not fall into, or the child would wait for a thread that it does not have: SQLite has
 # mutexes of its own, an import has a lock, and a lock file is not known as one in the moment in which it is opened.
-no_fork = threading.RLock()
+no_fork = ForkGuard()
 _KEPT_CLAIMS = 100
 _LATELY = 2.0
 _KEPT_MEMBERS = 1000
@@ -297,24 +297,3 @@ def _claim(job_id: str, instant: float, db: sqlite3.Connection) -> bool:
 def _last_claim(job_id: str, now: float, db: sqlite3.Connection) -> float | None:
     row = db.execute("SELECT max(instant) FROM claims WHERE job = ? AND instant <= ?", (job_id, now)).fetchone()
     return None if row is None else row[0]
-
-
-class _Fork:
-    """A fork under way. One that began before this module was there only ends with it."""
-
-    def __init__(self) -> None:
-        self._is_held = False
-
-    def begin(self) -> None:
-        no_fork.acquire()
-        self._is_held = True
-
-    def end(self) -> None:
-        if self._is_held:
-            self._is_held = False
-            no_fork.release()
-
-
-if hasattr(os, "register_at_fork"):
-    _fork = _Fork()
-    os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end, after_in_child=_fork.end)
