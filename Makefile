@@ -12,7 +12,7 @@ run: .venv/.run          ## the main job in ten seconds: host, jobs and a local 
 	@$(BIN)/lifebeat demo
 
 test: .venv/.dev         ## every test but the long ones
-	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not soak"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak"
 
 check: .venv/.dev        ## linters and type checkers
 	$(BIN)/ruff check .

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEADLINE = 20.0
+LONG = ("test_wheel", "test_workers", "test_posthog_range", "test_stop_time", "test_degraded", "test_examples")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: at the end nobody waits for the last of them."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture

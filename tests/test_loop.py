@@ -62,21 +62,28 @@ def refusing(server: PostHogServer) -> None:
     server.refuse()
 
 
+def latest_turn(installation: Installation, host: str) -> float:
+    """By how many milliseconds the latest turn of a host's loop was late."""
+    out, err = installation.script(host).communicate(timeout=DEADLINE)
+    assert out, err
+    return float(out.splitlines()[-1])
+
+
 @pytest.mark.parametrize("behave", [healthy, hanging, refusing])
 def test_a_loop_is_not_held_up(
     installation: Installation, receiver: PostHogServer, behave: Callable[[PostHogServer], None]
 ) -> None:
     """No turn of the loop is later than 20 ms, from attach over heartbeats to the stop; the best of five processes.
 
-    The import of PostHog's SDK is among what happens in that time. The best, since on a busy machine any turn is late.
+    The import of PostHog's SDK is among what happens in that time. On a busy machine any turn is late, so beyond the
+    first try what counts is how much later it is than in the same program without Lifebeat.
     """
     behave(receiver)
     installation.write(telemetryHeartbeatInterval="200ms", telemetryShutdownTimeout="1s")
-    worst: list[float] = []
-    while (not worst or min(worst) > BOUND) and len(worst) < TRIES:
-        out, err = installation.script(HOST).communicate(timeout=DEADLINE)
-        assert out, err
-        worst.append(float(out.splitlines()[-1]))
+    worst = [latest_turn(installation, HOST)]
+    while min(worst) > BOUND and len(worst) < TRIES:
+        without = latest_turn(installation, HOST.replace("attach(scheduler, ", "dict("))
+        worst.append(latest_turn(installation, HOST) - without)
     print(f"{behave.__name__}: the latest turns were late by {', '.join(f'{one:.1f} ms' for one in worst)}")
     assert min(worst) <= BOUND
     if behave is healthy:
