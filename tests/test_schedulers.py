@@ -38,10 +38,14 @@ JOBS = """
 """
 JOB_FILE = """
     jobs:
-      plain: {run: "hostjobs:plain", every: 500ms}
-      asynchronous: {run: "hostjobs:asynchronous", every: 500ms}
+      plain: {run: "hostjobs:plain", every: 500ms, max_instances: 99}
+      asynchronous: {run: "hostjobs:asynchronous", every: 500ms, max_instances: 99}
       startup: {run: "lifebeat_jobs.telemetry:startup", when: start, once: application}
-      heartbeat: {run: "lifebeat_jobs.telemetry:heartbeat", every: "${telemetryHeartbeatInterval}", once: application}
+      heartbeat:
+        run: lifebeat_jobs.telemetry:heartbeat
+        every: ${telemetryHeartbeatInterval}
+        once: application
+        max_instances: 99  # a busy machine may be late by more than the interval
       shutdown: {run: "lifebeat_jobs.telemetry:shutdown", when: shutdown, once: application}
 """
 HOST = """
