@@ -68,7 +68,7 @@ class Lifebeat:
 
     def drain(self, timeout: float) -> bool:
         """Wait until none of the job file's jobs runs, for at most ``timeout`` seconds; says whether none does."""
-        return self._registry.drain(timeout)
+        return self._registry.drain(timeout) if self._made is None else self._made.drain(timeout)
 
     def reload(self) -> None:
         """Read the config again now, as happens by itself when a file is edited."""

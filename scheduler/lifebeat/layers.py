@@ -191,6 +191,11 @@ class ConfigSource:
         self._modules = modules
         self._deployment = deployment
         self._read_files: dict[Path, tuple[object, Layer]] = {}
+        self._agreed: dict[str, Any] = {}
+
+    def agree(self, values: Mapping[str, Any]) -> None:
+        """What the processes of the installation have agreed on, where no other layer says anything."""
+        self._agreed = dict(values)
 
     @property
     def deployment(self) -> str | None:
@@ -217,6 +222,7 @@ class ConfigSource:
         """Every layer as it is now, lowest first."""
         layers = [
             packaged(),
+            *([from_arguments(self._agreed, label="agreed on in the database")] if self._agreed else []),
             from_arguments(self._arguments),
             *self._written(),
             *from_environment(self.environ),

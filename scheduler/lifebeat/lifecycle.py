@@ -10,40 +10,34 @@ import os
 import platform
 import threading
 import time
+import uuid
 import weakref
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lifebeat import jobfile, statedir, targets
 from lifebeat.context import JobContext
+from lifebeat.engines import EngineUnavailable
+from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.layers import fingerprint
-from lifebeat.schedule import (
-    SECOND,
-    AtShutdown,
-    AtStart,
-    Every,
-    Instants,
-    instants_of,
-    jitter_of,
-    to_datetime,
-    to_instant,
-)
+from lifebeat.schedule import SECOND, AtShutdown, AtStart, Every, Instants, instants_of, jitter_of, to_datetime
 from lifebeat.watch import Watch
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
     from types import ModuleType
 
     from lifebeat.clock import Clock
+    from lifebeat.engines import Claim, Engine
     from lifebeat.jobfile import JobFile, JobSpec
     from lifebeat.layers import ConfigSource
     from lifebeat.presence import Presence, Unfinished
 
-T = TypeVar("T")
+EVERYBODY = ("process", "application")
 AT_ONCE = timedelta(0)
 JOIN_TIMEOUT = 1.0
 LEAVE_TIMEOUT = 1.0
@@ -51,6 +45,7 @@ EXIT_TIMEOUT = 1.0
 MARGIN = 0.25
 OPENING_TIMEOUT = 5.0
 POLL = 0.01
+ASK_AGAIN = timedelta(seconds=2)
 
 
 class Scheduler(Protocol):
@@ -75,6 +70,8 @@ class Lifecycle:
         clock: Where the time comes from.
         logger: Where to say what must be said.
         watching: Whether to look for edited config in a thread; a host that looks itself calls ``reload``.
+        make_engine: Makes what runs the jobs that the application shares; ``None`` for the processes of this machine
+            among themselves.
     """
 
     def __init__(
@@ -85,12 +82,15 @@ class Lifecycle:
         clock: Clock,
         logger: logging.Logger,
         watching: bool = True,
+        make_engine: Callable[[Lifecycle], Engine] | None = None,
     ) -> None:
         self.source = source
         self.allow = tuple(allow)
         self.clock = clock
         self.logger = logger
         self._watching = watching
+        self._make_engine = make_engine
+        self._engine: Engine | None = None
         self._loaded: tuple[object, JobFile] | None = None
         self._lock = threading.RLock()
         self._arriving = threading.Lock()
@@ -124,6 +124,7 @@ class Lifecycle:
         self._stage = "idle"
         self._threads = {}
         self._watch = None
+        self._engine = None
         atexit.unregister(self.stop)
 
     # -- what there is to run ------------------------------------------------------------------------------------
@@ -170,33 +171,60 @@ class Lifecycle:
             self._scheduler, self._stage = scheduler, "alive"
             self._started_at = self.clock.time()
             self._plan, self._begun, self._arrival, self._presence = {}, set(), None, None
+            self._engine = self._make_engine(self) if self._make_engine else self._local_engine(scheduler)
             self.finished.clear()
             found = self.load()
             starting = [one for one in found.specs if one.enabled and isinstance(one.trigger, AtStart)]
             self._opening = {spec.id for spec in starting if spec.is_telemetry}
-            self._apply(found, first=True)
+            self._apply(found, first=EVERYBODY)
             atexit.register(self.stop)
+            self._engine.open(self._share)
 
-    def _apply(self, found: JobFile, *, first: bool = False) -> None:
-        """Register what is new or changed, remove what is gone, leave the rest alone."""
-        assert self._scheduler is not None  # noqa: S101 - only called while alive
-        plan = {spec.id: spec for spec in found.specs if spec.enabled}
+    def _local_engine(self, scheduler: Scheduler) -> Engine:
+        return LocalEngine(
+            scheduler,
+            find_house=self._house,
+            clock=self.clock,
+            say_once=self.say_once,
+            await_opening=self._await_opening,
+        )
+
+    def _share(self) -> None:
+        """The engine is ready: register the jobs that the application shares."""
+        with self._lock:
+            if self._stage == "alive":
+                self._apply(self.load(), first=("application",))
+
+    def _apply(self, found: JobFile, *, first: Collection[str] = ()) -> None:
+        """Register what is new or changed, remove what is gone, leave the rest alone.
+
+        Args:
+            found: What the job file says.
+            first: For which kinds of ``once`` this is the start of the process.
+        """
+        assert self._scheduler is not None and self._engine is not None  # noqa: S101, PT018 - only called while alive
+        ready = self._engine.is_ready
+        plan = {spec.id: spec for spec in found.specs if spec.enabled and (ready or spec.once == "process")}
         seed = self.find_seed()
-        for job_id in self._plan:
-            if job_id not in plan or isinstance(plan[job_id].trigger, (AtStart, AtShutdown)):
-                self._scheduler.remove(job_id)
+        for spec in self._plan.values():
+            if plan.get(spec.id, spec).once != spec.once or not _has_instants(plan.get(spec.id)):
+                self._place(spec).remove(spec.id)
         for spec in plan.values():
             moved = seed != self._seed and _depends_on_seed(spec)
             if self._plan.get(spec.id) != spec or moved:
-                self._register(spec, seed, first=first)
+                self._register(spec, seed, first=spec.once in first)
         self._withdraw([spec for spec in found.specs if not spec.enabled and (first or spec.id in self._plan)])
         self._plan, self._seed = plan, seed
         if self._watching and self._watch is None and (plan or not self.source.read().opted_out):
             self._watch = Watch(self.files, self.reload)
             self._watch.start()
 
+    def _place(self, spec: JobSpec) -> Scheduler | Engine:
+        assert self._scheduler is not None and self._engine is not None  # noqa: S101, PT018 - only called while alive
+        return self._engine if spec.once == "application" else self._scheduler
+
     def _register(self, spec: JobSpec, seed: str, *, first: bool) -> None:
-        assert self._scheduler is not None  # noqa: S101 - only called while alive
+        assert self._scheduler is not None and self._engine is not None  # noqa: S101, PT018 - only called while alive
         if isinstance(spec.trigger, AtStart):
             if first:
                 self._scheduler.add_once(spec.id, AT_ONCE, partial(self._begin, spec))
@@ -205,9 +233,10 @@ class Lifecycle:
         if instants is None:
             return
         jitter = partial(_jitter, spec, seed)
-        self._scheduler.add(spec, instants, jitter, partial(self._run, spec))
-        if first and spec.once == "application":
-            self._scheduler.add_once(f"{spec.id}:missed", AT_ONCE, partial(self._make_up, spec))
+        if spec.once == "application":
+            self._engine.add(spec, instants, jitter, partial(self._run, spec), make_up=first)
+        else:
+            self._scheduler.add(spec, instants, jitter, lambda at: self._run(spec, at, _always))
 
     def _withdraw(self, specs: list[JobSpec]) -> None:
         """Tell the modules of jobs that were turned off, so that nothing of theirs goes on."""
@@ -221,13 +250,45 @@ class Lifecycle:
 
     def find_seed(self) -> str:
         """What the installation's phase is made from: its ID, or where there is none yet something that stays here."""
+        if self._engine is not None and self._engine.is_ready:
+            self._agree()
         settings = self.source.read()
-        found = settings.instance_id
+        found = settings.instance_id or self._seed_of_engine()
         if found is None and (state := self.state_dir(create=False)) is not None:
             found = statedir.read_id(state / statedir.ID_FILE)
         if found is None:
             local = f"{platform.node()}:{self.source.config_dir.resolve()}"
             found = hashlib.sha256(local.encode()).hexdigest()
+        return found
+
+    def _seed_of_engine(self) -> str | None:
+        if self._engine is None or not self._engine.is_ready:
+            return None
+        try:
+            return self._engine.seed()
+        except EngineUnavailable:
+            return self._seed or None
+
+    def _agree(self) -> None:
+        """Where telemetry is on and config gives no instance ID: the one that all processes have agreed on."""
+        settings = self.source.read()
+        if settings.enabled and settings.instance_id is None:
+            with contextlib.suppress(EngineUnavailable):
+                self.agree_on_id()
+
+    def agree_on_id(self) -> str | None:
+        """The instance ID that all processes agree on, made if there is none; ``None`` leaves it to config and state.
+
+        Raises:
+            EngineUnavailable: It cannot be told now.
+        """
+        if self._engine is None:
+            return None
+        state = self.state_dir(create=False)
+        known = None if state is None else statedir.read_id(state / statedir.ID_FILE)
+        found = self._engine.agree_on_id(known or str(uuid.uuid4()))
+        if found is not None:
+            self.source.agree({"telemetryInstanceId": found})
         return found
 
     # -- run -----------------------------------------------------------------------------------------------------
@@ -242,6 +303,11 @@ class Lifecycle:
             if spec.once == "process" or self._arrive()[0]:
                 self._call(spec, moment)
             self._follow_seed()
+        except EngineUnavailable:
+            with self._lock:
+                self._begun.discard(spec.id)
+                if self._scheduler is not None and self._stage == "alive":
+                    self._scheduler.add_once(spec.id, ASK_AGAIN, partial(self._begin, spec))
         finally:
             self._opening.discard(spec.id)
 
@@ -251,11 +317,11 @@ class Lifecycle:
             if self._stage == "alive" and self.find_seed() != self._seed:
                 self._apply(self.load())
 
-    def _run(self, spec: JobSpec, instant: datetime) -> None:
+    def _run(self, spec: JobSpec, instant: datetime, claim: Claim) -> None:
         self._await_opening(spec)
         if self._stage != "alive":  # the interpreter is ending, and the host's scheduler does not know yet
             return
-        if spec.once == "process" or self._claim(spec, to_instant(instant)):
+        if claim():
             self._call(spec, instant)
 
     def _await_opening(self, spec: JobSpec) -> None:
@@ -263,23 +329,6 @@ class Lifecycle:
         deadline = self.clock.monotonic() + OPENING_TIMEOUT
         while self._stage == "alive" and spec.is_telemetry and self._opening and self.clock.monotonic() < deadline:
             time.sleep(POLL)
-
-    def _make_up(self, spec: JobSpec, _: datetime) -> None:
-        """Run the latest instant that came while no process was there, if one did."""
-        self._await_opening(spec)
-        instants = instants_of(spec.trigger, job_id=spec.id, seed=self._seed, started_at=self._started_at)
-        assert instants is not None  # noqa: S101 - only for jobs that have instants
-        jitter = partial(_jitter, spec, self._seed)
-        now = int(self.clock.time() * SECOND)
-        due = instants.latest(now)
-        if due is not None and due + jitter(due) > now:
-            due = instants.latest(due - 1)
-        last = self._last_claim(spec)
-        if due is None or (last is not None and last >= due):
-            return
-        late = timedelta(microseconds=now - due)
-        if self._claim(spec, due) and last is not None and (spec.misfire_grace is None or late <= spec.misfire_grace):
-            self._call(spec, to_datetime(due))
 
     def _call(
         self,
@@ -415,9 +464,9 @@ class Lifecycle:
         with self._arriving:
             if self._arrival is None:
                 alone = (True, self._started_at or self.clock.time())
-                if self._stage == "idle" or (house := self._house()) is None:
+                if self._stage == "idle" or self._engine is None:
                     return alone
-                arrival = self._try(lambda: house.join(timeout=JOIN_TIMEOUT), None)
+                arrival = self._engine.join(JOIN_TIMEOUT)
                 self._arrival = (arrival.first, arrival.started_at) if arrival else alone
                 if arrival and arrival.unfinished:
                     self._tell_end(arrival.unfinished)
@@ -429,22 +478,6 @@ class Lifecycle:
         for spec in list(self._plan.values()):
             if isinstance(spec.trigger, AtShutdown) and spec.once == "application":
                 self._call(spec, instant, started_at=run.started_at)
-
-    def _claim(self, spec: JobSpec, instant: int) -> bool:
-        house = self._house()
-        return house is None or self._try(lambda: house.claim(spec.id, instant / SECOND), default=True)
-
-    def _last_claim(self, spec: JobSpec) -> int | None:
-        house = self._house()
-        last = None if house is None else self._try(lambda: house.last_claim(spec.id), None)
-        return None if last is None else round(last * SECOND)
-
-    def _try(self, ask: Callable[[], T], default: T) -> T:
-        try:
-            return ask()
-        except LifebeatError as error:
-            self.say_once("presence", f"each process counts as an application of its own: {error}")
-            return default
 
     # -- change --------------------------------------------------------------------------------------------------
 
@@ -461,6 +494,13 @@ class Lifecycle:
                 self._apply(found)
 
     # -- stop ----------------------------------------------------------------------------------------------------
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until none of the jobs runs, for at most ``timeout`` seconds; says whether none does."""
+        until = self.clock.monotonic() + timeout
+        drained = self._engine is None or self._engine.drain(timeout)
+        left = max(until - self.clock.monotonic(), 0.0)
+        return (self._scheduler is None or self._scheduler.drain(left)) and drained
 
     def stop(self) -> None:
         """The scheduler has stopped, or the interpreter ends: run the ``when: shutdown`` jobs, within their time."""
@@ -479,6 +519,8 @@ class Lifecycle:
         try:
             self._finish(plan)
         finally:
+            if self._engine is not None:
+                self._engine.close()
             self._stage = "idle"
             self.finished.set()
 
@@ -486,8 +528,7 @@ class Lifecycle:
         settings = self.source.read()
         seconds = settings.shutdown_timeout.total_seconds()
         deadline = self.clock.monotonic() + seconds
-        if self._scheduler is not None:
-            self._scheduler.drain(seconds / 2)
+        self.drain(seconds / 2)
         for spec in plan.values():
             if isinstance(spec.trigger, AtStart) and spec.id not in self._begun:
                 # A life that was too short, or paused all along, has its start jobs now.
@@ -526,9 +567,12 @@ class Lifecycle:
         return to_datetime(int(self.clock.time() * SECOND))
 
     def _leave(self, timeout: float) -> bool:
-        self._arrive()
-        house = self._house()
-        return house is None or self._try(lambda: bool(house.leave(timeout=timeout)), default=True)
+        assert self._engine is not None  # noqa: S101 - only called while stopping
+        try:
+            self._arrive()
+            return self._engine.leave(timeout)
+        except EngineUnavailable:
+            return False
 
 
 def offers(specs: Sequence[JobSpec], name: str) -> list[Callable[..., Any]]:
@@ -541,6 +585,14 @@ def _modules(specs: Any) -> list[ModuleType]:
 
     names = dict.fromkeys(spec.run.partition(":")[0] for spec in specs)
     return [importlib.import_module(name) for name in names]
+
+
+def _always() -> bool:
+    return True
+
+
+def _has_instants(spec: JobSpec | None) -> bool:
+    return spec is not None and not isinstance(spec.trigger, (AtStart, AtShutdown))
 
 
 def _depends_on_seed(spec: JobSpec) -> bool:

@@ -1,0 +1,90 @@
+"""What runs the jobs that an application's processes share: this machine's processes among themselves, or an engine.
+
+One seam. Jobs with ``once: process`` and a process's own start and stop stay on the process's scheduler; a job with
+``once: application`` is given to the engine, which calls it once for each of its instants in one of all processes.
+Nothing of an engine is imported unless it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from lifebeat.errors import LifebeatError
+
+if TYPE_CHECKING:
+    from lifebeat.jobfile import JobSpec
+    from lifebeat.roster import Arrival
+    from lifebeat.schedule import Instants
+
+ENGINES = ("apscheduler", "procrastinate", "celery")
+
+Claim = Callable[[], bool]
+Run = Callable[[datetime, Claim], None]
+"""Run a job for its instant, if the claim holds; the claim is asked last, when nothing else can prevent the run."""
+
+
+class EngineUnavailable(LifebeatError):  # noqa: N818 - it says what is so, as the built-in names do
+    """The engine's server cannot be reached; what the application shares waits until it can."""
+
+
+class Engine(Protocol):
+    """Where jobs with ``once: application`` are scheduled, and who of the application's processes is in."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether shared jobs can be added yet; the life is told when that changes."""
+        ...
+
+    def open(self, ready: Callable[[], None]) -> None:
+        """The life has started; ``ready`` is called when shared jobs can be added, now or from another thread."""
+        ...
+
+    def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, *, make_up: bool) -> None:
+        """Have ``run`` called once for each instant; with ``make_up`` for the latest one before now as well.
+
+        That one only if the job has run before and nobody has run it for that instant. A job of the same ID is
+        replaced.
+        """
+        ...
+
+    def remove(self, job_id: str) -> None:
+        """Take a job away; a run that is under way goes on."""
+        ...
+
+    def seed(self) -> str | None:
+        """What phases are made from while there is no instance ID; ``None`` leaves it to the machine.
+
+        Raises:
+            EngineUnavailable: It cannot be asked.
+        """
+        ...
+
+    def agree_on_id(self, candidate: str) -> str | None:
+        """The installation's ID: the candidate if there was none; ``None`` leaves it to config and state.
+
+        Raises:
+            EngineUnavailable: It cannot be asked.
+        """
+        ...
+
+    def join(self, timeout: float) -> Arrival | None:
+        """Come in, within ``timeout`` seconds; ``None`` if this process counts as an application of its own.
+
+        Raises:
+            EngineUnavailable: It cannot be told now: ask again.
+        """
+        ...
+
+    def leave(self, timeout: float) -> bool:
+        """Go out, within ``timeout`` seconds; whether this was the last process, so that the end is its to tell."""
+        ...
+
+    def drain(self, timeout: float) -> bool:
+        """Start nothing more, and wait for what runs, at most ``timeout`` seconds; says whether nothing runs."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was opened. Nothing of the engine's runs afterwards."""
+        ...
