@@ -69,7 +69,23 @@ def parser() -> argparse.ArgumentParser:
 _JSON: tuple[tuple[str, ...], dict[str, Any]] = (("--json",), {"action": "store_true", "help": "JSON, for programs"})
 _COUNT: tuple[tuple[str, ...], dict[str, Any]] = (("--count",), {"type": int, "metavar": "N"})
 _COMMANDS: dict[Callable[[argparse.Namespace], int], list[tuple[tuple[str, ...], dict[str, Any]]]] = {
-    run: [],
+    run: [
+        (
+            ("--engine",),
+            {
+                "metavar": "NAME",
+                "help": "what runs the jobs that the application shares: apscheduler, for one machine, or "
+                "procrastinate (default: LIFEBEAT_ENGINE, apscheduler)",
+            },
+        ),
+        (
+            ("--database",),
+            {
+                "metavar": "URL",
+                "help": "the PostgreSQL of the engine; better as LIFEBEAT_DATABASE, which no list of processes shows",
+            },
+        ),
+    ],
     check: [_JSON],
     plan: [
         _JSON,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    for name in ("procrastinate", "psycopg.pool"):  # we say ourselves what they would say again and again
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,8 +14,9 @@ from lifebeat.settings import BY_NAME
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from lifebeat.engines import Engine
     from lifebeat.lifecycle import Lifecycle
 
 DONE, PROBLEM, USAGE, NO_START = 0, 1, 2, 3
@@ -39,7 +40,21 @@ def life_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -
         deployment=args.deployment,
     )
     logger = logging.getLogger("lifebeat")
-    return Lifecycle(source, allow=args.allow, clock=SystemClock(), watching=False, logger=logger)
+    make_engine = _engine_of(args, environ)
+    return Lifecycle(
+        source, allow=args.allow, clock=SystemClock(), watching=False, logger=logger, make_engine=make_engine
+    )
+
+
+def _engine_of(args: argparse.Namespace, environ: Mapping[str, str]) -> Callable[[Lifecycle], Engine] | None:
+    """What the command line or the environment says of the engine; only commands that have the option ask."""
+    if not hasattr(args, "engine"):
+        return None
+    from lifebeat import engines  # noqa: PLC0415
+
+    where = "command line (--engine)" if args.engine else "environment (LIFEBEAT_ENGINE)"
+    name = args.engine or environ.get("LIFEBEAT_ENGINE", "").strip() or "apscheduler"
+    return engines.choose(name, args.database or environ.get("LIFEBEAT_DATABASE", "").strip() or None, where=where)
 
 
 def _assignments(written: list[str]) -> dict[str, Any]:

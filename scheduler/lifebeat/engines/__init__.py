@@ -11,14 +11,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
-from lifebeat.errors import LifebeatError
+from lifebeat.errors import ConfigError, LifebeatError, Problem
 
 if TYPE_CHECKING:
     from lifebeat.jobfile import JobSpec
+    from lifebeat.lifecycle import Lifecycle
     from lifebeat.roster import Arrival
     from lifebeat.schedule import Instants
-
-ENGINES = ("apscheduler", "procrastinate", "celery")
 
 Claim = Callable[[], bool]
 Run = Callable[[datetime, Claim], None]
@@ -88,3 +87,46 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back what was opened. Nothing of the engine's runs afterwards."""
         ...
+
+
+def choose(name: str, database: str | None, *, where: str) -> Callable[[Lifecycle], Engine] | None:
+    """What makes the engine of that name for ``lifebeat run``; ``None`` for the processes of one machine.
+
+    Args:
+        name: ``apscheduler`` or ``procrastinate``.
+        database: The database's URL, for those that need one.
+        where: Where the name was written.
+
+    Raises:
+        ConfigError: There is no such engine, or what it needs is missing.
+    """
+    if name == "apscheduler":
+        return None
+    if name == "celery":
+        raise _fault(where, "'celery' runs in Celery's own worker and beat: lifebeat.engines.celery.attach(app, …)")
+    if name != "procrastinate":
+        raise _fault(where, f"{name!r} is not an engine; there are: apscheduler, procrastinate")
+    if not database:
+        raise _fault(where, "'procrastinate' needs a database: --database URL, or better LIFEBEAT_DATABASE")
+    return _on_postgresql(database, where)
+
+
+def _on_postgresql(database: str, where: str) -> Callable[[Lifecycle], Engine]:
+    try:
+        import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+
+        from lifebeat.engines.procrastinate import ProcrastinateEngine  # noqa: PLC0415 - only with this engine
+    except ImportError as error:
+        raise _fault(
+            where, f"'procrastinate' is not installed ({error}): pip install 'lifebeat[procrastinate]'"
+        ) from error
+    try:
+        psycopg.conninfo.conninfo_to_dict(database)
+    except psycopg.ProgrammingError as error:
+        # Its text may quote the password.
+        raise _fault(where, "the database's URL cannot be read; such as postgresql://user@host/name") from error
+    return lambda life: ProcrastinateEngine(life, database)
+
+
+def _fault(where: str, message: str) -> ConfigError:
+    return ConfigError(Problem(where, message))

@@ -74,6 +74,18 @@ class Timetable:
                     self._take(found, Due(job_id, instant), row, fire, now)
         return found
 
+    def give_back(self, due: list[Due]) -> None:
+        """What was told and could not be used; it is told again, or what has followed it where the job coalesces."""
+        with self._lock:
+            earliest: dict[str, int] = {}
+            for job_id, instant in due:
+                earliest[job_id] = min(instant, earliest.get(job_id, instant))
+            for job_id, instant in earliest.items():
+                if (row := self._rows.get(job_id)) is not None:
+                    self._numbers += 1
+                    row.number = self._numbers
+                    self._push(job_id, row, instant)
+
     def _take(self, found: list[Due], due: Due, row: _Row, fire: int, now: int) -> None:
         latest = row.instants.latest(now) if row.coalesce else None
         if latest is not None and latest > due.instant:
