@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from postgresql import PostgreSQL
+
 DEADLINE = 20.0
 LONG = ("test_wheel", "test_workers", "test_posthog_range", "test_stop_time", "test_degraded", "test_examples")
 
@@ -33,6 +35,16 @@ def receiver() -> Iterator[PostHogServer]:
     """A PostHog on loopback."""
     with PostHogServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL, for the tests of one process; they belong to the xdist group ``postgresql``."""
+    from postgresql import PostgreSQL  # noqa: PLC0415 - only where a database is needed
+
+    server = PostgreSQL()
+    yield server
+    server.close()
 
 
 class Installation:

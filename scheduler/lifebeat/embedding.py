@@ -14,8 +14,9 @@ from lifebeat.registry import handle_of
 from lifebeat.signals import stop_on_sigterm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from lifebeat.engines import Engine
     from lifebeat.lifecycle import Lifecycle
 
 
@@ -63,6 +64,23 @@ def attach(
         "telemetryHost": host,
         "telemetryEnabled": enabled,
     }
+    return attach_on(scheduler, arguments, config_dir=config_dir, allow=allow, signals=signals)
+
+
+def attach_on(
+    scheduler: Any,
+    arguments: Mapping[str, Any],
+    *,
+    config_dir: str | os.PathLike[str] | None,
+    allow: Sequence[str],
+    signals: bool = False,
+    make_engine: Callable[[Lifecycle], Engine] | None = None,
+) -> Lifebeat:
+    """Put Lifebeat on a scheduler, with the host's arguments by their names in files.
+
+    Raises:
+        ConfigError: The host's own jobs in the job file have a fault.
+    """
     source = layers.ConfigSource(
         layers.config_dir(config_dir, os.environ), arguments=arguments, environ=os.environ, modules=sys.modules
     )
@@ -70,7 +88,8 @@ def attach(
     def make_life() -> Lifecycle:
         from lifebeat.lifecycle import Lifecycle  # noqa: PLC0415 - not while there is nothing to do
 
-        return Lifecycle(source, allow=allow, clock=SystemClock(), logger=logging.getLogger("lifebeat"))
+        logger = logging.getLogger("lifebeat")
+        return Lifecycle(source, allow=allow, clock=SystemClock(), logger=logger, make_engine=make_engine)
 
     return _attach(scheduler, Lifebeat(scheduler, source, make_life), signals=signals)
 

@@ -91,6 +91,7 @@ class Lifecycle:
         self._watching = watching
         self._make_engine = make_engine
         self._engine: Engine | None = None
+        self._is_opened = False
         self._loaded: tuple[object, JobFile] | None = None
         self._lock = threading.RLock()
         self._arriving = threading.Lock()
@@ -172,13 +173,13 @@ class Lifecycle:
             self._started_at = self.clock.time()
             self._plan, self._begun, self._arrival, self._presence = {}, set(), None, None
             self._engine = self._make_engine(self) if self._make_engine else self._local_engine(scheduler)
+            self._is_opened = False
             self.finished.clear()
             found = self.load()
             starting = [one for one in found.specs if one.enabled and isinstance(one.trigger, AtStart)]
             self._opening = {spec.id for spec in starting if spec.is_telemetry}
             self._apply(found, first=EVERYBODY)
             atexit.register(self.stop)
-            self._engine.open(self._share)
 
     def _local_engine(self, scheduler: Scheduler) -> Engine:
         return LocalEngine(
@@ -215,6 +216,9 @@ class Lifecycle:
                 self._register(spec, seed, first=spec.once in first)
         self._withdraw([spec for spec in found.specs if not spec.enabled and (first or spec.id in self._plan)])
         self._plan, self._seed = plan, seed
+        if not self._is_opened and any(spec.enabled and spec.once == "application" for spec in found.specs):
+            self._is_opened = True
+            self._engine.open(self._share)
         if self._watching and self._watch is None and (plan or not self.source.read().opted_out):
             self._watch = Watch(self.files, self.reload)
             self._watch.start()

@@ -10,64 +10,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.engines import EngineUnavailable
+from lifebeat.engines.dispatch import LOOK_EVERY, STALLED, TASK, WAITS, Dispatch
 from lifebeat.engines.postgres import Installation
-from lifebeat.engines.timetable import Due, Timetable
-from lifebeat.errors import LifebeatError
-from lifebeat.schedule import SECOND, to_datetime
+from lifebeat.errors import ConfigError, LifebeatError, Problem
+from lifebeat.schedule import to_datetime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import os
+    from collections.abc import Callable, Mapping, Sequence
 
     import procrastinate
     import psycopg
 
     from lifebeat.engines import Run
+    from lifebeat.handle import Lifebeat
     from lifebeat.jobfile import JobSpec
     from lifebeat.lifecycle import Lifecycle
     from lifebeat.roster import Arrival
     from lifebeat.schedule import Instants
 
-TASK = "lifebeat.run"
 QUEUE = "lifebeat"
 CONCURRENCY = 10
-LOOK_EVERY = 3.0
-UPKEEP_EVERY = 10.0
 HEARTBEAT = 5.0
-# A worker that has not been heard of for so long is dead, and its runs are others'. A frozen one that comes back later
-# than that may end a run that another has run again.
-STALLED = 20.0
-KEPT_CLAIMS = 100
-KEPT_HOURS = 24
 PATIENCE = 3
 ATTEMPTS = 20
-WAITS = (0.5, 1.0, 2.0, 5.0)
-MEANT_FOR_THE_QUEUE = """
-WITH due AS (
-    SELECT job, instant FROM unnest(%(jobs)s::text[], %(instants)s::bigint[]) AS one(job, instant)
-    ORDER BY job, instant),
-taken AS (
-    INSERT INTO lifebeat_claims (job, instant) SELECT job, instant FROM due ON CONFLICT DO NOTHING
-    RETURNING job, instant)
-SELECT procrastinate_defer_jobs_v1(array_agg(
-    ROW(%(queue)s, %(task)s, 0, NULL, NULL, jsonb_build_object('job', job, 'instant', instant), NULL)
-    ::procrastinate_job_to_defer_v1)) AS ids
-FROM taken HAVING count(*) > 0
-"""
-# A job that nobody has ever seen starts from now: its latest instant counts as run.
-SEEN = """
-INSERT INTO lifebeat_claims (job, instant)
-SELECT one.job, one.instant FROM unnest(%(jobs)s::text[], %(instants)s::bigint[]) AS one(job, instant)
-WHERE NOT EXISTS (SELECT FROM lifebeat_claims AS claims WHERE claims.job = one.job)
-ORDER BY job ON CONFLICT DO NOTHING
-"""
-FORGET = """
-DELETE FROM lifebeat_claims AS claims USING (
-    SELECT job, instant, row_number() OVER (PARTITION BY job ORDER BY instant DESC) AS age FROM lifebeat_claims) AS old
-WHERE old.job = claims.job AND old.instant = claims.instant AND old.age > %(kept)s
-"""
+POLL = 0.2
 
 
 class NotHere(Exception):  # noqa: N818 - it says what is so
@@ -92,16 +63,14 @@ class ProcrastinateEngine:
         self._host_app = app
         self._queue = queue
         self._installation = Installation(database)
-        self._timetable = Timetable()
+        self._dispatch = Dispatch(self._installation, life.clock, queue, self._is_ill)
         self._runs: dict[str, Run] = {}
-        self._unseen: list[Due] = []
         self._ready: Callable[[], None] | None = None
         self.is_ready = False
         self._ended = threading.Event()
         self._keeper: threading.Thread | None = None
         self._worker: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed: asyncio.Event | None = None
         self._working: asyncio.Task[None] | None = None
         self._is_well = True
 
@@ -115,22 +84,13 @@ class ProcrastinateEngine:
 
     def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, *, make_up: bool) -> None:
         """Put the job on the timetable, from the latest instant on if that may have been missed."""
-        now = self._now()
-        since = now
-        if make_up:
-            latest = instants.latest(now)
-            if latest is not None and latest + jitter(latest) > now:
-                latest = instants.latest(latest - 1)
-            since = now if latest is None else latest - 1
-            self._unseen.append(Due(spec.id, 0 if latest is None else latest))
         self._runs[spec.id] = run
-        self._timetable.put(spec, instants, jitter, since=since)
-        self._wake()
+        self._dispatch.put(spec, instants, jitter, make_up=make_up)
 
     def remove(self, job_id: str) -> None:
         """Take a job away."""
         self._runs.pop(job_id, None)
-        self._timetable.remove(job_id)
+        self._dispatch.remove(job_id)
 
     def seed(self) -> str:
         """The same on every machine."""
@@ -259,7 +219,7 @@ class ProcrastinateEngine:
 
     async def _work_once(self) -> None:
         app = make_app(self._database)
-        self.register(app)
+        _register(app, self._queue, self.run)
         async with app.open_async():
             sending = asyncio.create_task(self.send(app))
             try:
@@ -277,14 +237,16 @@ class ProcrastinateEngine:
                 with contextlib.suppress(asyncio.CancelledError):
                     await sending
 
-    def register(self, app: procrastinate.App) -> None:
-        """Tell a Procrastinate app the task by which runs come back to us."""
-        from procrastinate import RetryStrategy  # noqa: PLC0415 - only with this engine
+    async def send(self, app: Any) -> None:
+        """Put what is due into the queue of an app that is open, until cancelled."""
+        await self._dispatch.run(app)
 
-        retry = RetryStrategy(max_attempts=ATTEMPTS, wait=PATIENCE, retry_exceptions=[NotHere])
-        app.task(name=TASK, queue=self._queue, retry=retry)(self._run)
+    def run(self, job: str, instant: int) -> None:
+        """Run what has come back from the queue.
 
-    def _run(self, *, job: str, instant: int) -> None:
+        Raises:
+            NotHere: This process cannot.
+        """
         claimed: list[bool] = []
 
         def claim() -> bool:  # the row in the queue is it
@@ -298,67 +260,162 @@ class ProcrastinateEngine:
         if not claimed:
             raise NotHere(job)
 
-    # -- what is due ---------------------------------------------------------------------------------------------
 
-    async def send(self, app: procrastinate.App) -> None:
-        """Put what is due into the queue, for ever."""
-        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
-        upkeep = asyncio.create_task(self._keep_up(app))
-        failures = 0
-        try:
-            while not self._ended.is_set():
-                try:
-                    await self._send_due(app)
-                    failures = 0
-                except Exception as error:  # noqa: BLE001 - a host's worker must not end because of us
-                    self._is_ill(f"PostgreSQL: {error}")
-                    await asyncio.sleep(WAITS[min(failures, len(WAITS) - 1)])
-                    failures += 1
-        finally:
-            upkeep.cancel()
+def attach(
+    app: procrastinate.App,
+    *,
+    app_name: str,
+    app_version: str,
+    release_version: str | None = None,
+    api_key: str | None = None,
+    host: str | None = None,
+    enabled: bool | None = None,
+    config_dir: str | os.PathLike[str] | None = None,
+    allow: Sequence[str] = (),
+    database: str | None = None,
+    queue: str = QUEUE,
+) -> Lifebeat:
+    """Put Lifebeat on a host's Procrastinate app: its workers' lives are the application's.
 
-    async def _send_due(self, app: procrastinate.App) -> None:
-        assert self._changed is not None  # noqa: S101 - made by `send`
-        self._changed.clear()
-        unseen, self._unseen = self._unseen, []
-        due = self._timetable.due(self._now())
-        try:
-            if unseen:
-                await app.connector.execute_query_async(SEEN, **_columns(unseen))
-                unseen = []
-            if due:
-                await app.connector.execute_query_async(
-                    MEANT_FOR_THE_QUEUE, **_columns(due), queue=self._queue, task=TASK
-                )
-        except BaseException:
-            self._unseen += unseen
-            self._timetable.give_back(due)
-            raise
-        following = self._timetable.next()
-        left = LOOK_EVERY if following is None else min((following - self._now()) / SECOND, LOOK_EVERY)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), max(left, 0.001))
+    A process that only defers tasks is none of them. As with ``lifebeat.attach``, telemetry never makes this raise and
+    ``None`` leaves a setting to the other layers of config.
 
-    async def _keep_up(self, app: procrastinate.App) -> None:
-        """What one process does for all: dead workers' runs are run again, old rows go."""
+    Args:
+        app: The host's app. Call this where its tasks are defined, so that every worker does.
+        app_name: The application's name; for log lines, never sent.
+        app_version: The application's version.
+        release_version: The release that is running; the version where not given.
+        api_key: The PostHog project key.
+        host: The URL of the PostHog to send to.
+        enabled: False turns telemetry off; true cannot turn it on against another layer.
+        config_dir: The config directory; ``None`` for ``LIFEBEAT_CONFIG_DIR``, systemd's, or ``./config``.
+        allow: The modules that the job file may name, besides ``lifebeat_jobs``.
+        database: The database's URL; ``None`` for the one of the app's connector.
+        queue: The queue of the runs. A worker that names its queues must name this one too.
+
+    Returns:
+        The handle.
+
+    Raises:
+        ConfigError: The host's own jobs in the job file have a fault, or the database cannot be told from the app.
+    """
+    from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - only with this engine
+
+    from lifebeat.embedding import attach_on  # noqa: PLC0415 - only with this engine
+
+    conninfo = database or _conninfo_of(app)
+    engines: list[ProcrastinateEngine] = []
+
+    def make_engine(life: Lifecycle) -> ProcrastinateEngine:
+        engines[:] = [ProcrastinateEngine(life, conninfo, app=app, queue=queue)]
+        return engines[0]
+
+    scheduler = BackgroundScheduler(timezone="UTC")
+    handle = attach_on(
+        scheduler,
+        {
+            "appName": app_name,
+            "appVersion": app_version,
+            "releaseVersion": release_version,
+            "telemetryApiKey": api_key,
+            "telemetryHost": host,
+            "telemetryEnabled": enabled,
+        },
+        config_dir=config_dir,
+        allow=allow,
+        make_engine=make_engine,
+    )
+    _register(app, queue, lambda job, instant: _current(engines).run(job, instant))
+    worker = HostWorker(app, scheduler, lambda: engines[0] if engines else None)
+    registry: Any = app.periodic_registry
+    registry.periodic_tasks = {**registry.periodic_tasks, (TASK, "lifebeat"): worker}
+    return handle
+
+
+class HostWorker:
+    """How we learn that a host's worker starts and stops: it asks its periodic tasks, of which this looks like one.
+
+    Procrastinate has no hook for that. It never defers anything for this one, since there never was an instant.
+    """
+
+    configure_kwargs: Mapping[str, Any] = {}
+    cron = "never"
+    periodic_id = "lifebeat"
+
+    def __init__(self, app: Any, scheduler: Any, engine: Callable[[], ProcrastinateEngine | None]) -> None:
+        self.task = app.tasks[TASK]
+        self._app = app
+        self._scheduler = scheduler
+        self._engine = engine
+        self._deferrer: asyncio.Task[Any] | None = None
+
+    @property
+    def croniter(self) -> HostWorker:
+        """Procrastinate asks for it in the worker's loop, first when the worker has started."""
+        deferrer = asyncio.current_task()
+        if deferrer is not self._deferrer and deferrer is not None:
+            self._deferrer = deferrer
+            deferrer.add_done_callback(lambda _: self._begin(self._stop))
+            self._begin(self._scheduler.start)
+            self._sending = asyncio.create_task(self._send())
+            deferrer.add_done_callback(lambda _: self._sending.cancel())
+        return self
+
+    def set_current(self, start_time: float) -> None:
+        """There is nothing to set."""
+
+    def get_prev(self, ret_type: type[float] = float) -> float:
+        """It was last due in 1970, which is too late to run."""
+        return ret_type(0)
+
+    def get_next(self, ret_type: type[float] = float, start_time: float | None = None) -> float:
+        """It is never due; the worker is to look again in an hour."""
+        return ret_type((start_time or time.time()) + 3600)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        # Not a daemon: a stop is bounded, and the interpreter waits for it.
+        threading.Thread(target=work, name="lifebeat-life", daemon=False).start()
+
+    def _stop(self) -> None:
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    async def _send(self) -> None:
         while True:
-            await asyncio.sleep(UPKEEP_EVERY)
-            with contextlib.suppress(Exception):  # what fails now is done next time
-                if await asyncio.to_thread(self._installation.leads):
-                    for job in await app.job_manager.get_stalled_jobs(
-                        queue=self._queue, task_name=TASK, seconds_since_heartbeat=STALLED
-                    ):
-                        await app.job_manager.retry_job(job)
-                    await app.connector.execute_query_async(FORGET, kept=KEPT_CLAIMS)
-                    await app.job_manager.delete_old_jobs(KEPT_HOURS, queue=self._queue, include_failed=True)
+            engine = self._engine()
+            if engine is not None and engine.is_ready:
+                await engine.send(self._app)
+            await asyncio.sleep(POLL)
 
-    def _wake(self) -> None:
-        if self._loop is not None and self._changed is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._changed.set)
 
-    def _now(self) -> int:
-        return int(self._life.clock.time() * SECOND)
+def _current(engines: list[ProcrastinateEngine]) -> ProcrastinateEngine:
+    if not engines:
+        raise NotHere("telemetry is off here, and the application has no jobs of its own in the job file")
+    return engines[0]
+
+
+def _conninfo_of(app: procrastinate.App) -> str:
+    """The database of the app's connector."""
+    given: dict[str, Any] = getattr(app.connector, "_pool_args", {})
+    import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+
+    try:
+        return psycopg.conninfo.make_conninfo(given["conninfo"], **given.get("kwargs", {}))
+    except (KeyError, TypeError, psycopg.ProgrammingError):
+        message = "the database cannot be told from the app's connector; give it: attach(app, database=URL, …)"
+        raise ConfigError(Problem("lifebeat.engines.procrastinate.attach", message)) from None
+
+
+def _register(app: Any, queue: str, run: Callable[[str, int], None]) -> None:
+    """Tell a Procrastinate app the task by which runs come back to us."""
+    from procrastinate import RetryStrategy  # noqa: PLC0415 - only with this engine
+
+    retry = RetryStrategy(max_attempts=ATTEMPTS, wait=PATIENCE, retry_exceptions=[NotHere])
+
+    def lifebeat_run(*, job: str, instant: int) -> None:
+        run(job, instant)
+
+    app.task(name=TASK, queue=queue, retry=retry)(lifebeat_run)
 
 
 def make_app(database: str) -> procrastinate.App:
@@ -367,7 +424,3 @@ def make_app(database: str) -> procrastinate.App:
 
     connector = procrastinate.PsycopgConnector(conninfo=database, min_size=1, max_size=4, timeout=5.0)
     return procrastinate.App(connector=connector)
-
-
-def _columns(due: Sequence[Due]) -> dict[str, Any]:
-    return {"jobs": [one.job_id for one in due], "instants": [one.instant for one in due]}

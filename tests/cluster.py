@@ -1,0 +1,132 @@
+"""One application in several processes on an engine, with jobs that write down each of their runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from conftest import eventually
+from lifebeat import jobfile
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from conftest import Installation
+
+JOBS = """
+import os, time
+
+def note(context, seconds=0.0):
+    begun = time.time()
+    time.sleep(seconds)
+    line = f"{context.job_id} {context.instant.timestamp():.6f} {os.getpid()} {begun:.6f}\\n"
+    file = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line.encode())
+    os.close(file)
+"""
+
+
+class Run(NamedTuple):
+    """One run of a job, as it wrote it down."""
+
+    job: str
+    instant: float
+    pid: int
+    begun: float
+
+
+class Cluster:
+    """Processes of ``lifebeat run`` on one database."""
+
+    def __init__(
+        self, installation: Installation, database: str, *, jobs: int, every: str, telemetry: bool = False
+    ) -> None:
+        self.installation = installation
+        self.database = database
+        self.runs_file = installation.directory / "runs"
+        (installation.directory / "noting.py").write_text(JOBS)
+        lines = [
+            f"  tick-{number}:\n    run: noting:note\n    every: {every}\n    once: application\n"
+            for number in range(jobs)
+        ]
+        shipped = jobfile.packaged().read_text(encoding="utf-8") if telemetry else "jobs:\n"
+        (installation.config / "jobs.yaml").write_text(shipped + "".join(lines))
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, count: int = 1, **environ: str) -> list[subprocess.Popen[str]]:
+        """Start processes."""
+        made = [
+            self.installation.lifebeat(
+                "run",
+                "--allow",
+                "noting",
+                LIFEBEAT_ENGINE="procrastinate",
+                LIFEBEAT_DATABASE=self.database,
+                RUNS=str(self.runs_file),
+                PYTHONPATH=str(self.installation.directory),
+                **environ,
+            )
+            for _ in range(count)
+        ]
+        self.processes += made
+        return made
+
+    def runs(self) -> list[Run]:
+        """What has run so far."""
+        if not self.runs_file.exists():
+            return []
+        rows = [line.split() for line in self.runs_file.read_text().splitlines()]
+        return [Run(job, float(instant), int(pid), float(begun)) for job, instant, pid, begun in rows]
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill -9 a process."""
+        process.kill()
+        process.communicate()
+        self.processes.remove(process)
+
+    def end(self) -> list[str]:
+        """SIGTERM to all, and wait; returns what they said."""
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=40)[1] for process in self.processes]
+        self.processes.clear()
+        return said
+
+    def await_instants(self, count: int, timeout: float) -> None:
+        """Wait until every job has run for so many instants."""
+        eventually(lambda: min(Counter(run.job for run in self.runs()).values(), default=0) >= count, timeout)
+
+
+def twice(runs: list[Run]) -> list[tuple[str, float]]:
+    """The (job, instant) that ran more than once."""
+    counted = Counter((run.job, run.instant) for run in runs)
+    return [key for key, number in counted.items() if number > 1]
+
+
+def missed(runs: list[Run], interval: float) -> list[tuple[str, float]]:
+    """The (job, instant) between a job's first run and its last that never ran."""
+    found: list[tuple[str, float]] = []
+    for job in {run.job for run in runs}:
+        instants = {round(run.instant, 3) for run in runs if run.job == job}
+        at = min(instants)
+        while at < max(instants):
+            if round(at, 3) not in instants:
+                found.append((job, at))
+            at += interval
+    return found
+
+
+def lateness(runs: list[Run]) -> tuple[float, float]:
+    """How late runs began: the median and the 99th percentile, in seconds."""
+    late = sorted(run.begun - run.instant for run in runs)
+    return late[len(late) // 2], late[int(len(late) * 0.99)]
+
+
+def freeze(process: subprocess.Popen[str], seconds: float) -> None:
+    """SIGSTOP a process for a while, as a suspended machine would be."""
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGCONT)

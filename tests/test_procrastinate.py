@@ -1,0 +1,341 @@
+"""One application on several machines, on a real PostgreSQL: every instant once, one startup, one shutdown, one ID."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster import Cluster, freeze, lateness, missed, twice
+from conftest import Installation, end, eventually
+from lifebeat import jobfile
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from lifebeat.testing import PostHogServer
+    from postgresql import PostgreSQL
+
+pytestmark = pytest.mark.xdist_group("postgresql")
+
+
+def test_every_instant_once(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Ten jobs in three processes: each (job, instant) runs exactly once, and a kill -9 changes nothing."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="1s")
+    victim, *_ = cluster.start(3)
+    cluster.await_instants(2, 20)
+    cluster.kill(victim)
+    before = len(cluster.runs())
+    eventually(lambda: len(cluster.runs()) >= before + 30)
+    said = cluster.end()
+    runs = cluster.runs()
+    assert twice(runs) == []
+    assert missed(runs, 1.0) == []
+    assert not any("Traceback" in one for one in said), said
+
+
+def test_one_application(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """Three processes of machines with their own state: one startup, a heartbeat per instant, one shutdown, one ID."""
+    installation.write(telemetryHeartbeatInterval="1s")
+    database = postgresql.schema()
+    processes = [
+        installation.lifebeat(
+            "run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+            TELEMETRY_STATE_DIR=str(installation.directory / f"machine-{number}"),
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    eventually(lambda: receiver.names().count("heartbeat") >= 3)
+    # Rolled one after the other, with a new one for each that goes.
+    replaced = installation.lifebeat(
+        "run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+        TELEMETRY_STATE_DIR=str(installation.directory / "machine-3"),
+    )  # fmt: skip
+    end(processes[0])
+    beats = receiver.names().count("heartbeat")
+    eventually(lambda: receiver.names().count("heartbeat") >= beats + 1)
+    for process in (*processes[1:], replaced):
+        code, _, err = end(process)
+        assert (code, "Traceback" in err) == (-signal.SIGTERM, False), err
+    counted = Counter(receiver.names())
+    assert (counted["startup"], counted["shutdown"]) == (1, 1)
+    assert len({event["distinct_id"] for event in receiver.events}) == 1
+    assert receiver.names()[-1] == "shutdown"
+    assert "telemetryInstanceId" not in json.loads((installation.config / "config.json").read_text())
+
+
+def test_the_id_that_config_gives(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """An ID in config is the installation's, in a cluster as on one machine."""
+    given = "6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11"
+    installation.write(telemetryInstanceId=given)
+    process = installation.lifebeat("run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=postgresql.schema())
+    eventually(lambda: receiver.names() == ["startup"])
+    end(process)
+    assert {event["distinct_id"] for event in receiver.events} == {given}
+
+
+def test_no_database(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """Without its database the process's own jobs run, shared ones wait, and it says so once; then all goes on."""
+    database = postgresql.schema()
+    (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")
+    own = "  own:\n    run: noting:note\n    every: 500ms\n"
+    (installation.config / "jobs.yaml").write_text(jobfile.packaged().read_text() + own)
+    postgresql.stop()
+    try:
+        process = installation.lifebeat(
+            "run", "--allow", "noting", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+            PYTHONPATH=str(installation.directory),
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(8)] == ["own\n"] * 8
+        assert receiver.names() == []
+    finally:
+        postgresql.start()
+    eventually(lambda: receiver.names() == ["startup"])
+    _, _, err = end(process)
+    assert err.count("waits") == 1, err
+    assert err.count("PostgreSQL is there again") == 1, err
+    assert "Traceback" not in err
+    assert receiver.names() == ["startup", "shutdown"]
+
+
+def test_a_database_that_goes_and_comes(installation: Installation, postgresql: PostgreSQL) -> None:
+    """After a restart of PostgreSQL the shared jobs go on by themselves, and no instant runs twice."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=3, every="1s")
+    cluster.start(2)
+    cluster.await_instants(1, 20)
+    postgresql.restart()
+    back = time.time()
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 6, 30)
+    said = cluster.end()
+    assert twice(cluster.runs()) == []
+    assert not any("Traceback" in one for one in said), said
+
+
+def test_nothing_shared(installation: Installation) -> None:
+    """With telemetry off and nothing else that the processes share, the database is not even looked for."""
+    (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")
+    own = "  own:\n    run: noting:note\n    every: 500ms\n"
+    (installation.config / "jobs.yaml").write_text(jobfile.packaged().read_text() + own)
+    process = installation.lifebeat(
+        "run", "--allow", "noting", LIFEBEAT_ENGINE="procrastinate", TELEMETRY_ENABLED="false",
+        LIFEBEAT_DATABASE="postgresql://nobody@127.0.0.1:1/none", PYTHONPATH=str(installation.directory),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(3)] == ["own\n"] * 3
+    _, _, err = end(process)
+    assert "PostgreSQL" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "message"),
+    [
+        (("--engine", "quartz"), {}, "command line (--engine): 'quartz' is not an engine; there are: apscheduler, pro"),
+        ((), {"LIFEBEAT_ENGINE": "procrastinate"}, "environment (LIFEBEAT_ENGINE): 'procrastinate' needs a database"),
+        (("--engine", "celery"), {}, "runs in Celery's own worker and beat"),
+        (("--engine", "procrastinate", "--database", "postgres:/x y"), {}, "the database's URL cannot be read"),
+    ],
+    ids=["unknown", "no database", "celery", "no URL"],
+)
+def test_mistakes(installation: Installation, args: tuple[str, ...], environ: dict[str, str], message: str) -> None:
+    """An engine that cannot be is said with its place, and nothing starts."""
+    code, _, err = installation.run("run", *args, **environ)
+    assert code == 3
+    assert message in err
+
+
+HOST = """
+    import asyncio, logging, os
+    import procrastinate
+    from lifebeat.engines import procrastinate as engine
+
+    logging.basicConfig(level=logging.WARNING)
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=os.environ["DATABASE"]))
+
+    @app.periodic(cron="* * * * * */1")
+    @app.task
+    def own(timestamp):
+        print("own", flush=True)
+
+    handle = engine.attach(app, app_name="notes", app_version="1.4.2", allow=["noting"])
+
+    async def main():
+        async with app.open_async():
+            await app.run_worker_async()
+
+    asyncio.run(main())
+    print("ended", flush=True)
+"""
+MAKE_TABLES = """
+    import os, procrastinate
+
+    app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=os.environ["DATABASE"]))
+    with app.open():
+        app.schema_manager.apply_schema()
+"""
+
+
+def test_a_host_with_its_own_worker(
+    installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer
+) -> None:
+    """In a host's Procrastinate worker Lifebeat lives as long as the worker, and the host's own tasks run on."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="1s", telemetry=True)
+    environ = {"DATABASE": cluster.database, "RUNS": str(cluster.runs_file), "PYTHONPATH": str(installation.directory)}
+    assert installation.script(MAKE_TABLES, **environ).wait(20) == 0
+    process = installation.script(HOST, **environ)
+    cluster.await_instants(2, 20)
+    eventually(lambda: receiver.names() == ["startup"])
+    code, out, err = end(process)
+    assert receiver.names() == ["startup", "shutdown"], err
+    assert (code, "ended" in out, "own" in out) == (0, True, True), err
+    assert twice(cluster.runs()) == []
+
+
+def test_older_tables(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Tables of a Procrastinate that is too old are left as they are, and one line says what to do."""
+    database = postgresql.schema()
+    postgresql.sql("CREATE TABLE procrastinate_jobs (id bigint)", database)
+    process = installation.lifebeat("run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database)
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if "WARNING" in line)
+    assert "an older Procrastinate, and shared jobs wait; apply its migrations" in line
+    _, _, err = end(process)
+    assert "Traceback" not in err
+    columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'procrastinate_jobs' AND table_schema"
+    assert postgresql.sql(f"{columns} = current_schema()", database) == [(1,)]
+
+
+# -- long runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [2, 8])
+def test_many_instants(installation: Installation, postgresql: PostgreSQL, workers: int) -> None:
+    """Ten jobs on a grid of 2 s: each (job, instant) exactly once over 250 instants."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s")
+    cluster.start(workers)
+    cluster.await_instants(250, 600)
+    cluster.end()
+    runs = cluster.runs()
+    p50, p99 = lateness(runs)
+    print(
+        f"\n{workers} workers: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}, "
+        f"lateness p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
+    )
+    assert twice(runs) == []
+    assert missed(runs, 2.0) == []
+
+
+@pytest.mark.soak
+def test_kills(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Twenty kill -9 of workers at random moments: none missed, none twice."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s")
+    cluster.start(3)
+    cluster.await_instants(2, 30)
+    chance = random.Random(20)
+    for _ in range(20):
+        time.sleep(chance.uniform(0.5, 3.5))
+        cluster.kill(chance.choice(cluster.processes))
+        cluster.start(1)
+    time.sleep(35)  # a run that was cut short is run again after 20 s
+    cluster.end()
+    runs = cluster.runs()
+    print(
+        f"\n20 kills: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}, "
+        f"latest {max(run.begun - run.instant for run in runs):.1f} s late"
+    )
+    assert twice(runs) == []
+    assert missed(runs, 2.0) == []
+
+
+@pytest.mark.soak
+def test_freezes(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A process that is frozen for 9 s and goes on runs nothing twice."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s")
+    processes = cluster.start(2)
+    cluster.await_instants(2, 30)
+    for number in range(4):
+        freeze(processes[number % 2], 9)
+        time.sleep(4)
+    cluster.end()
+    runs = cluster.runs()
+    print(f"\n4 freezes of 9 s: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}")
+    assert twice(runs) == []
+    assert missed(runs, 2.0) == []
+
+
+@pytest.mark.soak
+def test_an_outage(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """PostgreSQL away for 20 s: it resumes by itself, nothing twice, one startup and one shutdown."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s", telemetry=True)
+    cluster.start(3)
+    cluster.await_instants(3, 30)
+    postgresql.stop()
+    time.sleep(20)
+    postgresql.start()
+    back = time.time()
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 50, 60)
+    first = min(run.begun for run in cluster.runs() if run.begun > back) - back
+    said = cluster.end()
+    runs = cluster.runs()
+    print(f"\naway for 20 s: back after {first:.1f} s, twice {len(twice(runs))}")
+    assert twice(runs) == []
+    assert Counter(receiver.names()) == {"startup": 1, "shutdown": 1}
+    assert all(one.count("waits") == 1 for one in said), said
+
+
+@pytest.mark.soak
+def test_rolling_restarts(
+    tmp_path: Path, installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer
+) -> None:
+    """Three replicas of four processes, rolled five times: 1 startup, 1 heartbeat per instant, 1 shutdown, one ID."""
+    installation.write(telemetryHeartbeatInterval="4s")
+    database = postgresql.schema()
+
+    def replica(number: int) -> list[subprocess.Popen[str]]:
+        return [
+            installation.lifebeat(
+                "run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+                TELEMETRY_STATE_DIR=str(tmp_path / f"replica-{number}"),
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+
+    replicas = [replica(number) for number in range(3)]
+    eventually(lambda: "startup" in receiver.names())
+    for turn in range(5):
+        for number in range(3):
+            old = replicas[number]
+            for process in old:
+                process.send_signal(signal.SIGTERM)
+            for process in old:
+                process.communicate(timeout=40)
+            replicas[number] = replica(3 * (turn + 1) + number)
+            time.sleep(2)
+    beats = receiver.names().count("heartbeat")
+    eventually(lambda: receiver.names().count("heartbeat") > beats)
+    for process in [one for group in replicas for one in group]:
+        process.send_signal(signal.SIGTERM)
+    for process in [one for group in replicas for one in group]:
+        process.communicate(timeout=40)
+    distinct = {event["uuid"]: event for event in receiver.events}.values()
+    counted = Counter(event["event"] for event in distinct)
+    instants = [
+        int(datetime.fromisoformat(event["timestamp"]).timestamp() // 4)
+        for event in distinct
+        if event["event"] == "heartbeat"
+    ]
+    print(
+        f"\n15 rolled replicas of 4 processes: {dict(counted)}, IDs {len({e['distinct_id'] for e in distinct})}, "
+        f"heartbeats {len(instants)} in {max(instants) - min(instants) + 1} periods"
+    )
+    assert (counted["startup"], counted["shutdown"]) == (1, 1)
+    assert len({event["distinct_id"] for event in distinct}) == 1
+    assert abs(len(instants) - (max(instants) - min(instants) + 1)) <= 1
