@@ -63,7 +63,7 @@ def plan(args: argparse.Namespace) -> int:
     if args.diff:
         return _differ(args)
     life = life_of(args)
-    now, one = life.clock.time(), plans.read(life)
+    now, one = life.clock.time(), plans.read(life, args.on or "apscheduler")
     console.show_problems(one.problems)
     if args.json:
         print(console.as_json(plans.told(one, now, args.count)))

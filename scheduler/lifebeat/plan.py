@@ -26,6 +26,7 @@ class Plan:
         seed: What phases and jitter are made from.
         problems: Everything that is wrong, in settings and jobs.
         secrets: The values that must not be shown.
+        engine: What runs the jobs that the application shares.
     """
 
     deployment: str | None
@@ -33,14 +34,15 @@ class Plan:
     seed: str
     problems: tuple[Problem, ...] = ()
     secrets: frozenset[str] = frozenset()
+    engine: str = "apscheduler"
 
 
-def read(life: Lifecycle) -> Plan:
-    """The plan as config says it now."""
+def read(life: Lifecycle, engine: str = "apscheduler") -> Plan:
+    """The plan as config says it now, on an engine."""
     settings, found = life.source.read(), life.load()
     secrets = frozenset(str(settings.value(key.name)) for key in KEYS if key.secret and settings.value(key.name))
     problems = tuple(dict.fromkeys((*settings.problems, *found.problems)))
-    return Plan(life.source.deployment, found.specs, life.find_seed(), problems, secrets)
+    return Plan(life.source.deployment, found.specs, life.find_seed(), problems, secrets, engine)
 
 
 def told(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:
@@ -53,7 +55,7 @@ def told(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:
             "enabled": spec.enabled,
             "once": spec.once,
             "jitter": format_duration(spec.jitter),
-            "next": [run_told(run) for run in upcoming(spec, plan.seed, now, count)],
+            "next": [run_told(run) for run in upcoming(spec, plan.seed, now, count, plan.engine)],
         }
         for spec in plan.specs
     ]
@@ -80,7 +82,7 @@ def to_second(moment: Any) -> str:
 def shown(plan: Plan, now: float, count: int) -> str:
     """A table with a line for each run; columns that nothing stands in are left out."""
     headings = ("job", "when", "once per", "next runs (UTC)", "jitter until", "local time", "", "runs")
-    lines = [line for spec in plan.specs for line in _lines(spec, upcoming(spec, plan.seed, now, count))]
+    lines = [line for spec in plan.specs for line in _lines(spec, upcoming(spec, plan.seed, now, count, plan.engine))]
     kept = [n for n in range(len(headings)) if any(line[n] for line in lines) or n in {0, 1, 2, 3, 7}]
     return console.table([headings[n] for n in kept], [[line[n] for n in kept] for line in lines])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from lifebeat.durations import format_duration
@@ -20,10 +21,13 @@ from lifebeat.schedule import (
     instants_of,
     jitter_of,
     to_datetime,
+    to_instant,
     zone,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from lifebeat.jobfile import JobSpec
 
 _DAY = timedelta(days=1)
@@ -46,7 +50,7 @@ class Run:
     clocks: str = ""
 
 
-def upcoming(spec: JobSpec, seed: str, now: float, count: int) -> list[Run]:
+def upcoming(spec: JobSpec, seed: str, now: float, count: int, engine: str = "apscheduler") -> list[Run]:
     """The next ``count`` runs of a job that is registered at ``now``; none for start, shutdown, and one that is off.
 
     Args:
@@ -54,22 +58,46 @@ def upcoming(spec: JobSpec, seed: str, now: float, count: int) -> list[Run]:
         seed: What its phase and its jitter are made from.
         now: The time, in seconds since the epoch.
         count: How many runs.
+        engine: What would run it. It is asked by the code that it is asked by when it runs, and so says the same.
     """
-    from lifebeat.triggers import InstantTrigger  # noqa: PLC0415 - imports APScheduler
-
     instants = instants_to_come(spec, seed, now)
     if instants is None:
         return []
-    trigger = InstantTrigger(instants, partial(_jitter, spec, seed), coalesce=spec.coalesce)
+    following = _on_apscheduler if engine == "apscheduler" or spec.once == "process" else _on_timetable
     runs: list[Run] = []
     before = to_datetime(int(now * SECOND))
-    starts = trigger.get_next_fire_time(None, before + MICROSECOND)
-    while starts is not None and len(runs) < count:
-        instant = trigger.instant_of(starts).astimezone(_zone(spec))
+    for at, starts in islice(following(spec, instants, partial(_jitter, spec, seed), before), count):
+        instant = at.astimezone(_zone(spec))
         latest = instant.astimezone(UTC) + spec.jitter
         runs.append(Run(instant, starts, latest, _clocks(spec, before.astimezone(instant.tzinfo), instant)))
-        before, starts = instant, trigger.get_next_fire_time(starts, starts)
+        before = instant
     return runs
+
+
+def _on_apscheduler(
+    spec: JobSpec, instants: Instants, jitter: Callable[[int], int], now: datetime
+) -> Iterator[tuple[datetime, datetime]]:
+    """Each instant and when it starts, as a scheduler in the process is told."""
+    from lifebeat.triggers import InstantTrigger  # noqa: PLC0415 - imports APScheduler
+
+    trigger = InstantTrigger(instants, jitter, coalesce=spec.coalesce)
+    starts = trigger.get_next_fire_time(None, now + MICROSECOND)
+    while starts is not None:
+        yield trigger.instant_of(starts), starts
+        starts = trigger.get_next_fire_time(starts, starts)
+
+
+def _on_timetable(
+    spec: JobSpec, instants: Instants, jitter: Callable[[int], int], now: datetime
+) -> Iterator[tuple[datetime, datetime]]:
+    """Each instant and when it starts, as an engine beyond one machine is told."""
+    from lifebeat.engines.timetable import Timetable  # noqa: PLC0415 - only for those who ask
+
+    timetable = Timetable()
+    timetable.put(spec, instants, jitter, since=to_instant(now))
+    while (starts := timetable.next()) is not None:
+        for due in timetable.due(starts):
+            yield to_datetime(due.instant), to_datetime(starts)
 
 
 def instants_to_come(spec: JobSpec, seed: str, now: float) -> Instants | None:

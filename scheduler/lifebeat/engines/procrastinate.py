@@ -152,14 +152,14 @@ class ProcrastinateEngine:
         if self.is_ready:
             self._installation.keep()
         else:
-            self._installation.open(check=self._check)
+            self._installation.open(check=self.check)
             self._open_app()
             self.is_ready = True
             if self._ready is not None:
                 self._ready()
         self._get_well()
 
-    def _check(self, connection: psycopg.Connection[Any]) -> None:
+    def check(self, connection: psycopg.Connection[Any]) -> None:
         """That Procrastinate's tables are there and new enough; our own worker makes them if there are none."""
         found = connection.execute(
             "SELECT to_regclass('procrastinate_jobs') IS NOT NULL, "

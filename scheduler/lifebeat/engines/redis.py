@@ -1,0 +1,161 @@
+"""What the processes of an installation share in Redis: the ID, who runs an instant, what was sent and not yet run.
+
+The client is RedBeat's own, so that whatever a host has told RedBeat of its Redis (TLS, Sentinel, a cluster) holds
+here too. No key is asked for together with another, so that a cluster may keep each where it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.engines import EngineUnavailable
+from lifebeat.engines.timetable import Due
+from lifebeat.schedule import SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+DAY = 86_400
+KEPT_LONGEST = 60 * DAY
+_ENDED = "ended"
+_MANY = 1000
+
+
+class Claim(enum.Enum):
+    """Whose an instant is."""
+
+    OURS = "ours"
+    """The caller's: it runs it."""
+    TAKEN = "taken"
+    """Another's, which may be running it, or have died of it."""
+    ENDED = "ended"
+    """Nobody's any more: it has run."""
+
+
+class Shared:
+    """One process's view. Every method may raise ``EngineUnavailable``; any thread may call any of them.
+
+    Args:
+        connect: Gives the Redis client; called when it is first needed.
+        prefix: What the keys begin with.
+    """
+
+    def __init__(self, connect: Callable[[], Any], prefix: str) -> None:
+        self._connect = connect
+        self._prefix = prefix
+
+    def seed(self) -> str:
+        """What phases are made from where there is no instance ID: random, made once, the same for all."""
+        return self._agree("seed", str(uuid.uuid4()))
+
+    def agree_on_id(self, candidate: str) -> str:
+        """The installation's ID: the candidate of whoever comes first."""
+        return self._agree("id", candidate)
+
+    def _agree(self, name: str, candidate: str) -> str:
+        with self._asking() as redis:
+            key = self._prefix + name
+            redis.set(key, candidate, nx=True)
+            return _text(redis.get(key)) or candidate
+
+    # -- who runs it -----------------------------------------------------------------------------------------------
+
+    def claim(self, due: Due, holder: str, seconds: float) -> Claim:
+        """Take an instant; who has it already may take it again until it has ended.
+
+        Args:
+            due: The job and the instant.
+            holder: Who takes it.
+            seconds: How long it is the holder's, if it never ends it.
+        """
+        with self._asking() as redis:
+            key = self._claim_key(due)
+            if redis.set(key, holder, nx=True, px=int(seconds * 1000)):
+                return Claim.OURS
+            found = _text(redis.get(key))
+            if found == holder:
+                return Claim.OURS
+        return Claim.ENDED if found == _ENDED else Claim.TAKEN
+
+    def end(self, due: Due, *, kept: float) -> None:
+        """The instant has run, or is not to run at all; for ``kept`` seconds nobody can take it any more."""
+        with self._asking() as redis, redis.pipeline(transaction=False) as pipe:
+            pipe.set(self._claim_key(due), _ENDED, px=int(kept * 1000))
+            pipe.zrem(self._prefix + "waiting", _member(due))
+            pipe.execute()
+
+    def forget(self, due: Iterable[Due]) -> None:
+        """Wait for these no more."""
+        members = [_member(one) for one in due]
+        if members:
+            with self._asking() as redis:
+                redis.zrem(self._prefix + "waiting", *members)
+
+    def ask_again(self, due: Iterable[Due], at: int) -> None:
+        """Have these sent again at that time, in microseconds since the epoch, if they are still waited for."""
+        scores = {_member(one): at / SECOND for one in due}
+        if scores:
+            with self._asking() as redis:
+                redis.zadd(self._prefix + "waiting", scores, xx=True)
+
+    # -- what was sent ---------------------------------------------------------------------------------------------
+
+    def sent(self) -> dict[str, int]:
+        """By job, the last instant that was sent, in microseconds since the epoch."""
+        with self._asking() as redis:
+            found = redis.hgetall(self._prefix + "sent")
+        return {str(_text(job)): int(instant) for job, instant in found.items()}
+
+    def note_sent(self, due: list[Due], again_at: int) -> None:
+        """These were sent, and are sent again at that time, in microseconds since the epoch, unless they have run."""
+        with self._asking() as redis, redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(self._prefix + "waiting", {_member(one): again_at / SECOND for one in due})
+            pipe.hset(self._prefix + "sent", mapping={one.job_id: one.instant for one in due})
+            pipe.execute()
+
+    def note_first_seen(self, job_id: str, at: int) -> None:
+        """From this moment on, in microseconds since the epoch, the job's instants count, if none was sent yet."""
+        with self._asking() as redis:
+            redis.hsetnx(self._prefix + "sent", job_id, at)
+
+    def drop(self, job_id: str) -> None:
+        """There is no such job any more."""
+        with self._asking() as redis:
+            redis.hdel(self._prefix + "sent", job_id)
+
+    def overdue(self, now: int) -> list[Due]:
+        """What was to be sent again by now: the longest waiting first, a thousand at a time."""
+        with self._asking() as redis:
+            found = redis.zrangebyscore(self._prefix + "waiting", "-inf", now / SECOND, start=0, num=_MANY)
+        return [_due(str(_text(member))) for member in found]
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    def _claim_key(self, due: Due) -> str:
+        return f"{self._prefix}run:{_member(due)}"
+
+    @contextlib.contextmanager
+    def _asking(self) -> Generator[Any]:
+        from redis.exceptions import RedisError  # noqa: PLC0415 - only with this engine
+
+        try:
+            yield self._connect()
+        except (RedisError, OSError) as error:
+            raise EngineUnavailable(f"Redis: {error or repr(error)}") from error
+
+
+def _text(value: str | bytes | None) -> str | None:
+    """Some of RedBeat's connections decode, some do not."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _member(due: Due) -> str:
+    return f"{due.job_id}:{due.instant}"
+
+
+def _due(member: str) -> Due:
+    job_id, _, instant = member.rpartition(":")
+    return Due(job_id, int(instant))
