@@ -325,6 +325,7 @@ def test_id_that_may_not_be_read(shared: Path) -> None:
 import os, sys
 from pathlib import Path
 from lifebeat.statedir import *
+import lifebeat.configfile  # while the interpreter's own files may be read
 if os.geteuid() == 0:
     os.setuid(65534)
 try:

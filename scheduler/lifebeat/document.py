@@ -70,7 +70,18 @@ class Reader:
         Raises:
             ConfigError: It is not YAML, or beyond the limits.
         """
-        import yaml  # noqa: PLC0415 - 10 ms that a process without a job file need not spend
+        from lifebeat import plainmapping  # noqa: PLC0415 - it is made of our nodes
+
+        plain = plainmapping.read(self.source, self.text)
+        return self.parsed() if plain is None else plain
+
+    def parsed(self) -> Node | None:
+        """The document's root as PyYAML reads it.
+
+        Raises:
+            ConfigError: It is not YAML, or beyond the limits.
+        """
+        import yaml  # noqa: PLC0415 - takes longer than the rest of a start together
 
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
@@ -198,20 +209,21 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_INTEGER = r"[-+]?(?:0|[1-9][0-9]*)"
+_FLOAT = r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _SURPRISES = (
-    (re.compile(r"(?:yes|no|on|off|y|n)", re.IGNORECASE), "YAML 1.1 reads it as true or false"),
-    (re.compile(r"[-+]?[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?"), "YAML 1.1 reads it as a number in base 60"),
-    (re.compile(r"[-+]?0[0-9_]+"), "YAML 1.1 reads it as an octal number"),
-    (re.compile(r"[-+]?0[xXbBoO][0-9a-fA-F_]+"), "YAML versions differ on it"),
-    (re.compile(r"[-+]?[0-9][0-9]*_[0-9_]*"), "YAML 1.1 reads it as a number"),
-    (re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), "YAML 1.1 reads it as text, YAML 1.2 as a number"),
-    (re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE), "YAML reads it as not a number"),
-    (re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?"), "YAML 1.1 reads it as a date"),
-    (re.compile(r"="), "YAML 1.1 gives it a meaning of its own"),
+    (r"(?i:yes|no|on|off|y|n)", "YAML 1.1 reads it as true or false"),
+    (r"[-+]?[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?", "YAML 1.1 reads it as a number in base 60"),
+    (r"[-+]?0[0-9_]+", "YAML 1.1 reads it as an octal number"),
+    (r"[-+]?0[xXbBoO][0-9a-fA-F_]+", "YAML versions differ on it"),
+    (r"[-+]?[0-9][0-9]*_[0-9_]*", "YAML 1.1 reads it as a number"),
+    (r"[-+]?[0-9]+[eE][-+]?[0-9]+", "YAML 1.1 reads it as text, YAML 1.2 as a number"),
+    (r"[-+]?\.(?i:inf|nan)", "YAML reads it as not a number"),
+    (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?", "YAML 1.1 reads it as a date"),
+    (r"=", "YAML 1.1 gives it a meaning of its own"),
 )
+_SURPRISING = ("y", "n", "yes", "no", "on", "off")
 
 
 def value_of(node: Node) -> Any:
@@ -235,14 +247,16 @@ def _scalar_value(node: Scalar) -> Any:
         return text
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if _INTEGER.fullmatch(text):
+    if text[0] not in "+-.=0123456789":
+        return _surprise(node, _SURPRISES[0][1]) if text.lower() in _SURPRISING else text
+    if re.fullmatch(_INTEGER, text):
         if len(text) > 40:  # noqa: PLR2004
             _surprise(node, "it is too long for a number")
         return int(text)
-    if _FLOAT.fullmatch(text):
+    if re.fullmatch(_FLOAT, text):
         return float(text)
     for pattern, why in _SURPRISES:
-        if pattern.fullmatch(text):
+        if re.fullmatch(pattern, text):
             _surprise(node, why)
     return text
 

@@ -11,7 +11,6 @@ from lifebeat import layers
 from lifebeat.clock import SystemClock
 from lifebeat.handle import Lifebeat
 from lifebeat.registry import handle_of
-from lifebeat.signals import stop_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,5 +109,7 @@ def _attach(scheduler: Any, handle: Lifebeat, *, signals: bool) -> Lifebeat:
         return attached
     handle.attach()
     if signals:
+        from lifebeat.signals import stop_on_sigterm  # noqa: PLC0415 - only for hosts that ask
+
         stop_on_sigterm(handle.stop_scheduler)
     return handle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -139,6 +138,8 @@ _OTHER_MOMENTS = {
 
 
 def _near(value: Any, words: Iterable[str]) -> str:
+    import difflib  # noqa: PLC0415 - only for this hint
+
     near = difflib.get_close_matches(_text(value).lower(), list(words), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -516,6 +517,8 @@ class _Loader:
 
 
 def _near_key(name: str) -> str:
+    import difflib  # noqa: PLC0415 - only for this hint
+
     near = difflib.get_close_matches(name, list(BY_NAME), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -656,7 +659,8 @@ class _Job:
             return
         try:
             targets.check_allowed(spec.run, self.loader.allow)
-            if spec.enabled or self.loader.import_disabled:
+            known = spec.run in targets.SHIPPED and not spec.args
+            if self.loader.import_disabled or (spec.enabled and not known):
                 self._check_args(targets.find(spec.run), spec)
         except ValueError as error:
             self._fault(self.nodes["run"], f"run: {error}")
@@ -670,6 +674,8 @@ class _Job:
 
 def _meant(name: str) -> list[str]:
     """The fields that somebody may have meant who wrote ``name``."""
+    import difflib  # noqa: PLC0415 - only for this hint
+
     near = difflib.get_close_matches(name.lower(), [*_BY_NAME, *_OTHER_WORDS], 3)
     return list(dict.fromkeys(_OTHER_WORDS.get(word, word) for word in near))
 

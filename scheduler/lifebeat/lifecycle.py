@@ -22,6 +22,7 @@ from lifebeat.engines import EngineUnavailable
 from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.layers import fingerprint
+from lifebeat.locks import no_fork
 from lifebeat.schedule import SECOND, AtShutdown, AtStart, Every, Instants, instants_of, jitter_of, to_datetime
 from lifebeat.watch import Watch
 
@@ -344,12 +345,14 @@ class Lifecycle:
     ) -> None:
         if started_at is None and spec.once == "application":
             started_at = self._arrive()[1]
-        context = self.context(spec.id, instant=instant, started_at=started_at, timeout=timeout or spec.timeout)
-        target = targets.find(spec.run)
-        args = {**spec.args, "context": context} if targets.takes_context(target) else spec.args
+        target, timeout = _find(spec.run), timeout or spec.timeout
+        args = spec.args
+        if targets.takes_context(target):
+            context = self.context(spec.id, instant=instant, started_at=started_at, timeout=timeout)
+            args = {**spec.args, "context": context}
         try:
             if spec.timeout is None or inspect.iscoroutinefunction(target) or spec.is_telemetry:
-                self._await(target(**args), context.timeout)
+                self._await(target(**args), timeout)
             else:
                 self._within(spec, partial(target, **args))
         except Exception as error:
@@ -577,6 +580,12 @@ class Lifecycle:
             return self._engine.leave(timeout)
         except EngineUnavailable:
             return False
+
+
+def _find(run: str) -> targets.Target:
+    """The function. A child that is forked while another thread imports would wait for that thread for ever."""
+    with no_fork:
+        return targets.find(run)
 
 
 def offers(specs: Sequence[JobSpec], name: str) -> list[Callable[..., Any]]:

@@ -48,7 +48,7 @@ class ForkGuard:
 
 
 # A child forked while a lock file is being opened would keep the lock for its whole life, without knowing of it.
-_no_fork = ForkGuard()
+no_fork = ForkGuard()
 _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
@@ -77,7 +77,7 @@ class FileLock:
             OSError: The file cannot be opened, or its file system has no locks.
         """
         if self._fd is None:
-            with _no_fork:
+            with no_fork:
                 self._fd = _open(self.path)
                 _open_locks.add(self)
         deadline = time.monotonic() + timeout
@@ -89,7 +89,7 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock up; nothing happens if it is not held."""
-        with _no_fork:
+        with no_fork:
             descriptor, self._fd = self._fd, None
             if descriptor is not None:
                 _open_locks.discard(self)

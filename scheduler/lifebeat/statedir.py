@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifebeat.configfile import sweep, sync, temporary
 from lifebeat.errors import LifebeatError
 from lifebeat.locks import held
 from lifebeat.settings import BY_NAME
@@ -111,6 +109,8 @@ def agree_on_id(path: Path, candidate: str) -> str:
         ValueError: ``candidate`` is no UUID.
         StateNotWritable: It cannot be kept.
     """
+    from lifebeat.configfile import sweep, sync  # noqa: PLC0415 - only where something is written
+
     candidate, found = _parse(candidate), read_id(path)
     if found is not None:
         return found
@@ -147,6 +147,8 @@ def _candidates(environ: Mapping[str, str], config_dir: Path, app_name: str | No
 def _fallback_name(config_dir: Path, app_name: str | None) -> str:
     """One directory per installation. Links are not followed: a link to the current release moves with each one."""
     place = os.path.abspath(config_dir)  # noqa: PTH100 - pathlib has none that takes out `..` and follows no link
+    import hashlib  # noqa: PLC0415 - only where config cannot be written
+
     word = re.sub(r"[^A-Za-z0-9._-]+", "-", app_name or "").strip("-.")[:50]
     return f"{word or 'app'}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
 
@@ -201,6 +203,8 @@ def _parse(text: str) -> str:
 
 
 def _settle(path: Path, candidate: str) -> str:
+    from lifebeat.configfile import temporary  # noqa: PLC0415 - only where something is written
+
     with temporary(path, f"{candidate}\n".encode()) as made:
         try:
             os.link(made, path)

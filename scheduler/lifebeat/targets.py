@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ALWAYS_ALLOWED = "lifebeat_jobs"
+# What is there without looking: their import is not for the start, but for the thread that runs them.
+SHIPPED = frozenset(f"{ALWAYS_ALLOWED}.telemetry:{name}" for name in ("startup", "heartbeat", "shutdown"))
 _FORM = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 Target = Callable[..., Any]
@@ -53,6 +55,8 @@ def find(run: str) -> Target:
     module_name, _, name = run.partition(":")
     module = _import(module_name)
     if not hasattr(module, name):
+        import difflib  # noqa: PLC0415 - only for this hint
+
         near = difflib.get_close_matches(name, [one for one in vars(module) if not one.startswith("_")], 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"the module {module_name!r} has no {name!r}{hint}")
@@ -82,6 +86,8 @@ def _near_module(name: str) -> str:
         there = [one.name for one in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     except (ImportError, AttributeError, ValueError):
         return ""
+    import difflib  # noqa: PLC0415 - only for this hint
+
     near = difflib.get_close_matches(missing, there, 1)
     return f" (did you mean '{package}.{near[0]}'?)" if near else ""
 
@@ -102,6 +108,8 @@ def check_arguments(target: Target, args: Mapping[str, Any]) -> None:
     try:
         signature.bind(**given)
     except TypeError as error:
+        import difflib  # noqa: PLC0415 - only for this hint
+
         names = [name for name in signature.parameters if name != "context"]
         unknown = next((one for one in args if one not in names), None)
         near = difflib.get_close_matches(unknown, names, 1) if unknown else []
@@ -110,6 +118,7 @@ def check_arguments(target: Target, args: Mapping[str, Any]) -> None:
         raise ValueError(f"{shown} cannot be called with these args: {error}{hint}") from None
 
 
+@functools.lru_cache(maxsize=1024)  # it is asked at every run
 def takes_context(target: Target) -> bool:
     """Whether the function has a parameter named ``context``."""
     try:
