@@ -134,6 +134,30 @@ def test_nothing_shared(installation: Installation) -> None:
     assert "PostgreSQL" not in err
 
 
+def test_commands_know_the_shared_id(
+    installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer
+) -> None:
+    """``status`` and ``preview`` tell the ID that the machines agreed on, and ``rotate-id`` changes it for all."""
+    environ = {"LIFEBEAT_ENGINE": "procrastinate", "LIFEBEAT_DATABASE": postgresql.schema()}
+    process = installation.lifebeat("run", **environ)
+    eventually(lambda: receiver.names() == ["startup"])
+    agreed = receiver.events[0]["distinct_id"]
+    assert json.loads(installation.run("status", "--json", **environ)[1])["instance_id"] == agreed
+    assert json.loads(installation.run("preview", "startup", "--json", **environ)[1])["distinct_id"] == agreed
+    code, out, _ = installation.run("rotate-id", **environ)
+    assert (code, agreed in out) == (0, True)
+    end(process)
+    process = installation.lifebeat("run", **environ)
+    eventually(lambda: receiver.names() == ["startup", "shutdown", "startup"])
+    end(process)
+    fresh = receiver.events[-1]["distinct_id"]
+    assert fresh != agreed
+    assert fresh in out
+    installation.write(telemetryInstanceId=agreed)
+    code, out, _ = installation.run("rotate-id", **environ)
+    assert (code, "config.json sets telemetryInstanceId" in out) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("args", "environ", "message"),
     [

@@ -28,7 +28,14 @@ def instance_id(context: JobContext) -> str | None:
     """The ID, made and kept if there is none yet: in the config file, else in the state directory.
 
     ``None`` where neither can be written: an ID that changes with every start would make the counts untrue.
+
+    Raises:
+        EngineUnavailable: The machines of the installation agree on it, and that cannot be done now.
     """
+    if context.settings.instance_id is None and context.agree_on_id is not None:
+        agreed = context.agree_on_id()
+        if agreed is not None:
+            return agreed
     known = known_id(context)
     if known is not None:
         return known

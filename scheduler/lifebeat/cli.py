@@ -114,7 +114,16 @@ _COMMANDS: dict[Callable[[argparse.Namespace], int], list[tuple[tuple[str, ...],
         (("key",), {"metavar": "KEY", "help": "such as telemetryEnabled"}),
         (("value",), {"metavar": "VALUE", "help": "such as false"}),
     ],
-    status: [_JSON],
+    status: [
+        _JSON,
+        (
+            ("--healthy",),
+            {
+                "action": "store_true",
+                "help": "only ask the lifebeat run with this config directory on this machine whether it is well",
+            },
+        ),
+    ],
     preview: [
         (("event",), {"nargs": "?", "choices": ["startup", "heartbeat", "shutdown"], "help": "only this event"}),
         _JSON,

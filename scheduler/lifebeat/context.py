@@ -32,6 +32,8 @@ class JobContext:
         read_settings: The merged settings as they are now, for a second look.
         background: Runs a function in a daemon thread of that name, unless one of that name is at work.
         later: Runs a function after some time, on the scheduler; a second call under the same name replaces the first.
+        agree_on_id: Gives the instance ID that all machines agree on, made if there is none; ``None`` where config and
+            state decide.
     """
 
     job_id: str
@@ -46,3 +48,4 @@ class JobContext:
     read_settings: Callable[[], Settings]
     background: Callable[[str, Callable[[], None]], None]
     later: Callable[[str, timedelta, Callable[[], None]], None]
+    agree_on_id: Callable[[], str | None] | None = None

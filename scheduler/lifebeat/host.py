@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat.embedding import attach_life
 from lifebeat.errors import ConfigError
+from lifebeat.health import Health
 from lifebeat.signals import StopSignals
 from lifebeat.watch import Watch
 
@@ -57,12 +58,15 @@ class Host:
     def _serve(self, ready: Callable[[], None] | None) -> None:
         handle = attach_life(self._scheduler, self.life)
         watch = Watch(self.life.files, handle.reload)
+        health = Health(self.life.source.config_dir, handle.responds)
         self._scheduler.start()
         watch.start()
+        health.start()
         self.life.logger.info("started; telemetry is %s", self.life.source.read().reason)
         if ready is not None:
             ready()
         self._wait(handle)
+        health.stop()
         watch.stop()
         self.life.logger.info("stopping")
         handle.drain(JOB_GRACE)

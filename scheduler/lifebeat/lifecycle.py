@@ -355,6 +355,8 @@ class Lifecycle:
                 self._await(target(**args), timeout)
             else:
                 self._within(spec, partial(target, **args))
+        except EngineUnavailable:  # it is asked again
+            raise
         except Exception as error:
             if not spec.is_telemetry:
                 raise
@@ -420,6 +422,7 @@ class Lifecycle:
             read_settings=self.source.read,
             background=self._background,
             later=self._later,
+            agree_on_id=self.agree_on_id if self._make_engine else None,
         )
 
     def state_dir(self, *, create: bool) -> Path | None:

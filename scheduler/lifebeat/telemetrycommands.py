@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from lifebeat.settings import BY_NAME
 if TYPE_CHECKING:
     import argparse
 
+    from lifebeat.engines.postgres import Installation
     from lifebeat.lifecycle import Lifecycle
 
 
@@ -59,9 +62,12 @@ def _obey(life: Lifecycle) -> None:
 
 def status(args: argparse.Namespace) -> int:
     """Say whether telemetry is on, who said so, and what waits."""
+    if args.healthy:
+        return _say_health(args)
     from lifebeat_jobs import telemetry  # noqa: PLC0415
 
     life = life_of(args)
+    _take_agreed_id(life)
     told = telemetry.status(life.context("status"))
     if args.json:
         print(console.as_json(told))
@@ -72,11 +78,35 @@ def status(args: argparse.Namespace) -> int:
     return PROBLEM if life.source.read().problems else DONE
 
 
+def _say_health(args: argparse.Namespace) -> int:
+    from lifebeat.health import ask  # noqa: PLC0415
+
+    well, words = ask(layers.config_dir(args.config, os.environ))
+    print(console.as_json({"healthy": well, "reason": words}) if args.json else words)
+    return DONE if well else PROBLEM
+
+
+def _take_agreed_id(life: Lifecycle) -> None:
+    """The instance ID that the machines have agreed on, where they share a database."""
+    from lifebeat import engines  # noqa: PLC0415
+
+    installation = engines.installation(life.source.environ)
+    if installation is None:
+        return
+    try:
+        if (known := installation.known_id()) is not None:
+            life.source.agree({"telemetryInstanceId": known})
+    except engines.EngineUnavailable as error:
+        print(f"lifebeat: the instance ID is not known here: {error}", file=sys.stderr)
+
+
 def preview(args: argparse.Namespace) -> int:
     """Show the exact bytes that would be sent, without sending anything; also when telemetry is off."""
     from lifebeat_jobs import telemetry  # noqa: PLC0415
 
-    bodies = telemetry.preview(life_of(args).context("preview"), args.event)
+    life = life_of(args)
+    _take_agreed_id(life)
+    bodies = telemetry.preview(life.context("preview"), args.event)
     for body in bodies:
         print(body if args.json else _pretty(body))
     return DONE
@@ -146,10 +176,23 @@ def _progress(delivered: int) -> None:
     sys.stderr.flush()
 
 
+def _rotate_shared(args: argparse.Namespace, installation: Installation) -> int:
+    new, settings = str(uuid.uuid4()), life_of(args).source.read()
+    if settings.instance_id is not None:
+        print(f"{settings.decided_by['telemetryInstanceId']} sets telemetryInstanceId, and wins: change it there")
+        return PROBLEM
+    old = installation.rotate(new)
+    print(f"the instance ID was {old or 'not made yet'}; it is now {new}, for each process from its next start on")
+    return DONE
+
+
 def rotate_id(args: argparse.Namespace) -> int:
     """Give this installation a new random instance ID; the old one is forgotten."""
+    from lifebeat import engines  # noqa: PLC0415
     from lifebeat_jobs import identity  # noqa: PLC0415
 
+    if (installation := engines.installation(os.environ)) is not None:
+        return _rotate_shared(args, installation)
     context = life_of(args).context("rotate-id")
     old = identity.known_id(context)
     new, decided = identity.rotate(context)

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from lifebeat.errors import ConfigError, LifebeatError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lifebeat.engines.postgres import Installation
     from lifebeat.jobfile import JobSpec
     from lifebeat.lifecycle import Lifecycle
     from lifebeat.roster import Arrival
@@ -109,6 +112,17 @@ def choose(name: str, database: str | None, *, where: str) -> Callable[[Lifecycl
     if not database:
         raise _fault(where, "'procrastinate' needs a database: --database URL, or better LIFEBEAT_DATABASE")
     return _on_postgresql(database, where)
+
+
+def installation(environ: Mapping[str, str]) -> Installation | None:
+    """What all machines share, for commands beside the running processes; ``None`` where the environment names none."""
+    database = environ.get("LIFEBEAT_DATABASE", "").strip()
+    if environ.get("LIFEBEAT_ENGINE", "").strip() != "procrastinate" or not database:
+        return None
+    _on_postgresql(database, "environment (LIFEBEAT_ENGINE)")
+    from lifebeat.engines.postgres import Installation  # noqa: PLC0415 - only with this engine
+
+    return Installation(database)
 
 
 def _on_postgresql(database: str, where: str) -> Callable[[Lifecycle], Engine]:

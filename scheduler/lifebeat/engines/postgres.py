@@ -96,6 +96,19 @@ class Installation:
             )
             return str(self._first(found)[0])
 
+    def known_id(self) -> str | None:
+        """The instance ID; ``None`` if there is none yet. For those who look beside the running processes."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT instance_id FROM lifebeat_installation").fetchone()
+            return None if row is None else row[0]
+
+    def rotate(self, new: str) -> str | None:
+        """Put a new instance ID in the place of the old one, which is returned; ``None`` if there was none."""
+        with self._transaction() as connection:
+            old = connection.execute("SELECT instance_id FROM lifebeat_installation FOR UPDATE").fetchone()
+            connection.execute("UPDATE lifebeat_installation SET instance_id = %s", [new])
+            return None if old is None else old[0]
+
     # -- who is in -----------------------------------------------------------------------------------------------
 
     def join(self) -> Arrival:

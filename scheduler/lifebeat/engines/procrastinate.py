@@ -256,7 +256,10 @@ class ProcrastinateEngine:
         run = self._runs.get(job)
         if run is None or self._ended.is_set():
             raise NotHere(job)
-        run(to_datetime(instant), claim)
+        try:
+            run(to_datetime(instant), claim)
+        except EngineUnavailable as error:
+            raise NotHere(str(error)) from error
         if not claimed:
             raise NotHere(job)
 
