@@ -148,7 +148,7 @@ def test_commands_know_the_shared_id(
     assert (code, agreed in out) == (0, True)
     end(process)
     process = installation.lifebeat("run", **environ)
-    eventually(lambda: receiver.names() == ["startup", "shutdown", "startup"])
+    eventually(lambda: "startup" in receiver.names()[2:])
     end(process)
     fresh = receiver.events[-1]["distinct_id"]
     assert fresh != agreed
