@@ -332,8 +332,12 @@ def test_rolling_restarts(
             for _ in range(4)
         ]  # fmt: skip
 
+    def all_are_in() -> bool:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted"
+        return postgresql.sql(query) == [(12,)]
+
     replicas = [replica(number) for number in range(3)]
-    eventually(lambda: "startup" in receiver.names())
+    eventually(all_are_in, 60)
     for turn in range(5):
         for number in range(3):
             old = replicas[number]
@@ -342,7 +346,7 @@ def test_rolling_restarts(
             for process in old:
                 process.communicate(timeout=40)
             replicas[number] = replica(3 * (turn + 1) + number)
-            time.sleep(2)
+            eventually(all_are_in, 60)  # as an orchestrator waits until the new ones are ready
     beats = receiver.names().count("heartbeat")
     eventually(lambda: receiver.names().count("heartbeat") > beats)
     for process in [one for group in replicas for one in group]:
