@@ -12,13 +12,14 @@ run: .venv/.run          ## the main job in ten seconds: host, jobs and a local 
 	@$(BIN)/lifebeat demo
 
 test: .venv/.dev         ## every test but the long ones
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak" --ignore tests/deploy
 
-check: .venv/.dev        ## linters and type checkers
+check: .venv/.dev        ## linters, type checkers, and the checks of deploy/ with the tools of their fields
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p lifebeat -p lifebeat_jobs
 	$(BIN)/pyright
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" tests/deploy
 
 soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broken files
 	$(BIN)/python -m pytest -m soak -s --timeout 3600
