@@ -33,7 +33,8 @@ class Health:
     """
 
     def __init__(self, config_dir: Path, responds: Callable[[float], bool]) -> None:
-        self._name = f"{_prefix(config_dir)}{os.getpid()}"
+        # Two containers that share a network may both be process 1.
+        self._name = f"{_prefix(config_dir)}{os.getpid()}-{os.urandom(4).hex()}"
         self._responds = responds
         self._socket: socket.socket | None = None
 
@@ -70,7 +71,7 @@ def ask(config_dir: Path) -> tuple[bool, str]:
     names = _listening(_prefix(config_dir))
     if not names:
         return False, f"no lifebeat run with the config directory {str(config_dir.resolve())!r} on this machine"
-    ill = [name.rpartition("-")[2] for name in names if _answer(name) != _WELL]
+    ill = [name.split("-")[2] for name in names if _answer(name) != _WELL]
     if ill:
         return False, f"the scheduler of process {', '.join(ill)} runs no jobs"
     return True, f"{len(names)} running" if len(names) > 1 else "running"

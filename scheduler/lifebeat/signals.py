@@ -77,7 +77,7 @@ class StopSignals:
         self._over = True
         if threading.current_thread() is threading.main_thread():
             self._leave_to_the_system(self.received)
-        os.kill(os.getpid(), self.received)
+        _end_by(self.received)
 
     def _leave_to_the_system(self, number: int) -> None:
         """Put the handlers back, but let this signal end the process: Python's own for SIGINT would print where."""
@@ -89,11 +89,17 @@ class StopSignals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self._over or self.received is not None:
             self._leave_to_the_system(number)
-            os.kill(os.getpid(), number)
+            _end_by(number)
             return
         self.received = signal.Signals(number)
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, b".")
+
+
+def _end_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    if os.getpid() == 1:  # the kernel spares the first process of a container; this is what its parent would have seen
+        os._exit(128 + number)
 
 
 def stop_on_sigterm(stop: Callable[[], None]) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
-import kustomize
 import pytest
 
+import kustomize
 from conftest import Installation, end, eventually
 from lifebeat import __version__
 from lifebeat.host import JOB_GRACE

@@ -1,0 +1,212 @@
+"""The files of ``deploy/container``: checked by the tools of their field, and the locks against pyproject.toml."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from artifacts import ROOT, run
+from conftest import end
+from lifebeat.durations import parse_duration
+from lifebeat.host import JOB_GRACE
+from lifebeat.settings import BY_NAME, KEYS
+
+if TYPE_CHECKING:
+    from packaging.markers import Marker
+
+HERE = ROOT / "deploy" / "container"
+CONTAINERFILE = HERE / "Containerfile"
+COMPOSE = yaml.safe_load((HERE / "compose.yaml").read_text(encoding="utf-8"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+LOCKS = ("build", "requirements", "requirements-procrastinate", "requirements-celery")
+USER = 65532
+GRACE = parse_duration(COMPOSE["services"]["lifebeat"]["stop_grace_period"]).total_seconds()
+
+
+def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a tool of this environment."""
+    command = [Path(sys.executable).with_name(name), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
+# -- the files, by the tools of their field --------------------------------------------------------------------------
+
+
+def test_containerfile_has_no_finding() -> None:
+    """Hadolint has nothing to say about the Containerfile, not even as information."""
+    done = tool("hadolint", CONTAINERFILE)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_hadolint_really_looks(tmp_path: Path) -> None:
+    """The same call refuses a Containerfile whose base has no tag and whose shell is no list."""
+    bad = tmp_path / "Containerfile"
+    bad.write_text("FROM python\nENTRYPOINT lifebeat run\n")
+    done = tool("hadolint", bad)
+    assert done.returncode == 1
+    assert {"DL3006", "DL3025"} <= set(re.findall(r"\bDL\d+", done.stdout))
+
+
+def test_compose_file_is_valid() -> None:
+    """The compose file fits the schema of the compose specification."""
+    done = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", HERE / "compose.yaml")
+    assert done.returncode == 0, done.stdout
+
+
+def test_compose_schema_really_looks(tmp_path: Path) -> None:
+    """The same call refuses a compose file with a word that the specification does not know."""
+    bad = tmp_path / "compose.yaml"
+    bad.write_text((HERE / "compose.yaml").read_text().replace("stop_grace_period", "stop_grace"))
+    done = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", bad)
+    assert done.returncode == 1
+    assert "stop_grace" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_services_are_confined(name: str) -> None:
+    """Each service runs as the image's user on a read-only root, without a capability and without a way to one."""
+    service = COMPOSE["services"][name]
+    assert service["user"] == f"{USER}:{USER}"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "ports" not in service
+
+
+def test_host_writes_to_one_volume_only() -> None:
+    """Of what is mounted into the host, the state alone is writable, where the image has its volume."""
+    mounts = COMPOSE["services"]["lifebeat"]["volumes"]
+    assert [one["target"] for one in mounts if not one.get("read_only")] == ["/var/lib/lifebeat"]
+    assert "tmpfs" not in COMPOSE["services"]["lifebeat"]
+
+
+def test_grace_fits_the_flush() -> None:
+    """The time to stop is more than jobs and the last flush take at their longest, by default."""
+    service = COMPOSE["services"]["lifebeat"]
+    assert (
+        parse_duration(service["stop_grace_period"]).total_seconds()
+        >= JOB_GRACE + default("telemetryShutdownTimeout") + 5
+    )
+
+
+def default(name: str) -> float:
+    """A duration's default, in seconds."""
+    return float(BY_NAME[name].default.total_seconds())
+
+
+def test_variables_passed_on_exist() -> None:
+    """Each variable that the compose file passes on is one that Lifebeat reads, and none has a value of its own."""
+    passed = COMPOSE["services"]["lifebeat"]["environment"]
+    known = {key.variable for key in KEYS} | {"DO_NOT_TRACK", "LIFEBEAT_DEPLOYMENT"}
+    assert set(passed) <= known
+    assert set(passed.values()) == {None}
+
+
+def test_build_arguments_exist() -> None:
+    """Each argument that the compose file passes on to the build is one of the Containerfile."""
+    named = set(re.findall(r"^ARG (\w+)", CONTAINERFILE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(COMPOSE["services"]["lifebeat"]["build"]["args"]) == named
+
+
+def test_what_compose_names_is_there() -> None:
+    """The Containerfile, the config directory and the receiver lie where the compose file says."""
+    services = COMPOSE["services"]
+    build = services["lifebeat"]["build"]
+    assert (HERE / build["context"] / build["dockerfile"]).resolve() == CONTAINERFILE
+    config = services["lifebeat"]["volumes"][0]["source"]
+    assert (HERE / config.removeprefix("${LIFEBEAT_CONFIG_DIR:-").removesuffix("}") / "jobs.yaml").exists()
+    assert (HERE / services["receiver"]["volumes"][0]["source"]).exists()
+
+
+def test_trial_settings_reach_the_receiver() -> None:
+    """The settings of the trial name the receiver's service and port, and are passed on by the compose file."""
+    lines = [line for line in (HERE / "local.env").read_text().splitlines() if not line.startswith("#")]
+    settings = dict(line.split("=", 1) for line in lines)
+    assert settings["TELEMETRY_HOST"] == f"http://receiver:{COMPOSE['services']['receiver']['command'][0]}"
+    assert set(settings) <= set(COMPOSE["services"]["lifebeat"]["environment"])
+
+
+def test_receiver_prints_what_it_gets(tmp_path: Path) -> None:
+    """The receiver takes a host's events through its own port, prints each, is healthy, and ends at SIGTERM."""
+    import urllib.request  # noqa: PLC0415
+
+    command = (sys.executable, HERE / "receiver.py")
+    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    port = process.stdout.readline().split()[-1]
+    body = json.dumps({"api_key": "phc_local", "batch": [{"event": "startup"}]}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/batch/", body, timeout=10) as answer:
+        assert answer.status == 200
+    assert json.loads(process.stdout.readline()) == {"event": "startup"}
+    healthy = [*command, "--healthy", port]
+    assert subprocess.run(healthy, check=False).returncode == 0
+    assert end(process) == (0, "", "")
+    assert subprocess.run(healthy, check=False, stderr=subprocess.DEVNULL).returncode == 1
+
+
+# -- the locks -------------------------------------------------------------------------------------------------------
+
+
+def locked(name: str) -> dict[str, tuple[Version, Marker | None, list[str]]]:
+    """What a lock file holds: for each package its version, where it is needed, and the hashes."""
+    text = (HERE / f"{name}.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    found: dict[str, tuple[Version, Marker | None, list[str]]] = {}
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            written, *hashes = (part.strip() for part in line.split("--hash="))
+            one = Requirement(written)
+            (pin,) = one.specifier
+            assert pin.operator == "==", line
+            found[canonicalize_name(one.name)] = (Version(pin.version), one.marker, hashes)
+    return found
+
+
+def declared(name: str) -> list[Requirement]:
+    """What pyproject.toml declares for a lock file."""
+    if name == "build":
+        return [Requirement(line) for line in PROJECT["build-system"]["requires"]]
+    lines = list(PROJECT["project"]["dependencies"])
+    if extra := name.partition("-")[2]:
+        lines += PROJECT["project"]["optional-dependencies"][extra]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_locks_hold_what_is_declared(name: str) -> None:
+    """Each declared dependency is pinned to a version that it allows; with no index named, each pin has its hashes."""
+    pins = locked(name)
+    unmet = [str(one) for one in declared(name) if pins[canonicalize_name(one.name)][0] not in one.specifier]
+    assert unmet == []
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", one) for _, _, hashes in pins.values() for one in hashes)
+    assert [package for package, (_, _, hashes) in pins.items() if not hashes] == []
+    assert not re.search(r"://|--(extra-)?index|--find-links", (HERE / f"{name}.lock").read_text())
+
+
+def test_the_lock_is_for_every_python() -> None:
+    """What the package itself declares is needed on each Python that it supports, so no marker takes it away."""
+    pins = locked("requirements")
+    for python in PYTHONS:
+        where = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
+        needed = {name for name, (_, marker, _) in pins.items() if marker is None or marker.evaluate(where)}
+        assert {canonicalize_name(one.name) for one in declared("requirements")} <= needed
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_locks_install_on_each_python(python: str, tmp_path: Path) -> None:
+    """For each Python there is a wheel of every pin with a hash of the lock, and pip finds nothing missing."""
+    target = ("--target", tmp_path, "--python-version", python, "--only-binary=:all:", "--require-hashes")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
+    run(*pip, *target, "-r", HERE / "requirements.lock", cwd=tmp_path)
