@@ -4,8 +4,6 @@ python receiver.py PORT              0 takes a free one
 python receiver.py --healthy PORT    exit code 0 if one listens there
 """
 
-# ruff: noqa: INP001, T201 - a program in a directory of its own, which prints
-
 from __future__ import annotations
 
 import asyncio

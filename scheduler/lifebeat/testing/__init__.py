@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lifebeat.testing.project import Project
+
 Event: TypeAlias = dict[str, Any]
 
 _LOOPBACK = "127.0.0.1"
@@ -172,6 +174,7 @@ class PostHogServer:
         self.port = port
         # One entry per endpoint. A path that ends in "/" covers all below it; any other, itself with or without "/".
         self._endpoints: dict[tuple[str, str], Callable[[Request], Answer]] = {("POST", "/batch"): self._batch}
+        self._project: Project | None = None
         self._changed = threading.Condition()
         self._requests: list[Request] = []
         self._events: list[Event] = []
@@ -269,6 +272,21 @@ class PostHogServer:
                     raise AssertionError(f"PostHogServer: {_wanted(condition)} after {timeout:g} s; {self._arrived()}")
                 # In short steps: the predicate may look at more than what arrives here.
                 self._changed.wait(min(remaining, _POLL))
+
+    def project(self, number: int = 1, *, personal_api_key: str = "phx_test") -> Project:
+        """The API behind the app: one project with its dashboards, as a maintainer's scripts see it.
+
+        Args:
+            number: The project's ID.
+            personal_api_key: The key that its callers have to give.
+        """
+        if self._project is None:
+            from lifebeat.testing.project import Project  # noqa: PLC0415 - only for scripts of maintainers
+
+            self._project = made = Project(number, personal_api_key)
+            for method in ("GET", "POST", "PATCH"):
+                self._endpoints[method, f"/api/projects/{number}/"] = lambda request: Answer(*made.answer(request))
+        return self._project
 
     def answer(
         self,
