@@ -68,9 +68,9 @@ def states(application: Application) -> Counter[str]:
 
 
 def test_batches_in_order(application: Application, receiver: PostHogServer) -> None:
-    """250 events go out as three batches, the oldest first, and progress is told after each."""
+    """250 events go out as three batches of at most 100, the oldest first, and progress is told after each."""
     recorded, told = application.record(250), list[int]()
-    delivery = Delivery(application.context(), application.outbox)
+    delivery = Delivery(application.context(), application.outbox, batch=100)
     delivery.run(progress=told.append)
     assert sent(receiver) == [recorded[:100], recorded[100:200], recorded[200:]]
     assert told == [100, 200, 250]
@@ -193,7 +193,7 @@ def test_a_failed_attempt_is_written_down(application: Application, receiver: Po
     """The ledger has the number of attempts, the last answer, and when the next one is."""
     (event_id,) = application.record(1)
     receiver.answer(503)
-    for attempts, furthest in ((1, 60.0), (2, 120.0), (3, 240.0)):
+    for attempts, furthest in ((1, HOUR), (2, 2 * HOUR), (3, 4 * HOUR)):
         assert deliver(application) == 0
         entry = application.ledger()[event_id]
         assert (entry.state, entry.attempts, entry.status, entry.answer) == ("waiting", attempts, 503, "HTTP 503")
@@ -219,6 +219,7 @@ def test_one_line_when_it_fails_and_one_when_it_recovers(
         f"telemetry cannot be delivered to {receiver.url}"
     ]
     receiver.accept_again()
+    application.clock.advance(LONGEST_BACKOFF)
     assert [deliver(application), deliver(application)] == [4, 0]
     application.record(1)
     assert deliver(application) == 1
@@ -229,17 +230,28 @@ def test_one_line_when_it_fails_and_one_when_it_recovers(
 def test_a_long_queue_is_no_reason_to_ask_more_often(
     application: Application, receiver: PostHogServer, number: int
 ) -> None:
-    """An hour of failing is seven requests, whether one event waits or four batches do; then all goes out at once."""
+    """A day of failing is ten requests, whether one event waits or four batches do; then all goes out at once."""
     application.record(number)
     receiver.answer(503)
-    end = application.clock.time() + HOUR
+    end = application.clock.time() + 24 * HOUR
     while (due := next_attempt(application.context(), application.outbox)) is not None and due < end:
         application.clock.advance(due - application.clock.time())
         deliver(application)
-    assert len(receiver.requests) == 7
+    assert len(receiver.requests) == 10
     receiver.resume()
-    application.clock.advance(HOUR)
+    application.clock.advance(LONGEST_BACKOFF)
     assert deliver(application) == number
+
+
+def test_what_waits_goes_along(application: Application, receiver: PostHogServer) -> None:
+    """A new event takes along what waits for its next attempt, in one request; so does the stop of a short life."""
+    (first,) = application.record(1)
+    receiver.answer(503, times=1)
+    assert (deliver(application), deliver(application)) == (0, 0)
+    telemetry.shutdown(application.context(timeout=5))
+    assert receiver.names() == ["startup", "shutdown"]
+    assert [len(batch) for batch in sent(receiver)] == [1, 2]
+    assert sent(receiver)[1][0] == first
 
 
 def test_the_scheduler_comes_back(application: Application, receiver: PostHogServer) -> None:
@@ -262,7 +274,7 @@ def test_a_server_that_asks_to_wait_is_left_alone(application: Application, rece
     assert deliver(application) == 0
     until = application.clock.time() + 120 + FIRST_RETRY / 2
     application.record(1)
-    application.clock.advance(149)
+    application.clock.advance(119 + FIRST_RETRY / 2)
     again = Application(application.directory, clock=application.clock, state_dir=application.state_dir)
     assert deliver(again) == 0
     assert held_until(again.context(), again.outbox) == next_attempt(again.context(), again.outbox) == until
@@ -289,7 +301,7 @@ def test_another_host_has_not_asked_to_wait(application: Application, receiver: 
     application.write(telemetryHost=receiver.url.replace("127.0.0.1", "localhost"))
     application.record(1)
     assert held_until(application.context(), application.outbox) is None
-    assert deliver(application) == 1
+    assert deliver(application) == 2
 
 
 def test_a_clock_that_is_set_back_holds_nothing_for_long(application: Application, receiver: PostHogServer) -> None:
@@ -358,7 +370,7 @@ def test_nothing_is_sent_after_an_opt_out(application: Application, receiver: Po
 def test_turned_off_between_two_batches(application: Application, receiver: PostHogServer) -> None:
     """The settings are looked at before each batch: what an opt-out finds unsent stays unsent."""
     application.record(150)
-    delivery = Delivery(application.context(), application.outbox)
+    delivery = Delivery(application.context(), application.outbox, batch=100)
     delivery.run(progress=lambda _: application.write(telemetryEnabled=False))
     assert len(receiver.requests) == 1
     assert states(application) == {"delivered": 100, "suppressed": 50}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from lifebeat_jobs import boot
 from lifebeat_jobs.outbox import LONGEST_BACKOFF
 from lifebeat_jobs.privacy import Machine, leak_in_body, this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from lifebeat.context import JobContext
     from lifebeat.settings import Settings
     from lifebeat_jobs.outbox import Entry, Outbox
 
-BATCH = 100
+BATCH = 1000  # as many as wait by default; each batch is a connection and two syncs of the disk
 REQUEST_TIMEOUT = 30.0
-FIRST_RETRY = 60.0
+FIRST_RETRY = 3600.0  # after an outage a fleet asks 1 + n times as often as usual, n the retries that fit into it
 RARELY = LONGEST_BACKOFF / 2
 LONGEST_ASKED = LONGEST_BACKOFF - 3600.0
 REJECTED = frozenset({400, 413})
@@ -43,6 +43,19 @@ class Answer:
     words: str
     delivered: bool = False
     retry_after: float | None = None
+
+
+Ask = Callable[[list[str], str, str, Machine, float], Answer]
+"""Send events with a key to a host, seeing to it that nothing of the machine leaves, within so many seconds."""
+
+
+def reach() -> Ask:
+    """What sends over the network."""
+    from lifebeat_jobs.posthog import Post  # noqa: PLC0415 - imports the SDK
+
+    return lambda bodies, key, host, machine, timeout: Post(
+        bodies, api_key=key, host=host, machine=machine, timeout=timeout
+    ).wait(timeout)
 
 
 def pause(answer: Answer, attempts: int, *, draw: Callable[[], float] = random.random) -> float:
@@ -69,6 +82,9 @@ class Delivery:
         deadline: The monotonic time by which it must be over; ``None`` for no hurry.
         draw: Gives a number from 0 to 1 by chance, for the jitter.
         machine: What must not leave.
+        leaving: Whether the application stops, so that nothing is held back for the crowd that follows a boot.
+        reach: Gives what sends; imports it first if need be, which takes time.
+        batch: How many events go in one request at most.
         delivered: How many events were delivered.
     """
 
@@ -77,21 +93,31 @@ class Delivery:
     deadline: float | None = None
     draw: Callable[[], float] = random.random
     machine: Machine = field(default_factory=this_machine)
+    leaving: bool = False
+    reach: Callable[[], Ask] = reach
+    batch: int = BATCH
     delivered: int = 0
 
     def run(self, *, all_waiting: bool = False, progress: Callable[[int], None] | None = None) -> None:
-        """Deliver batch by batch until nothing is due, an attempt fails or time is up.
+        """Deliver batch by batch until nothing waits, an attempt fails or time is up; nothing if nothing is due.
+
+        What waits for its next attempt goes along with what is due: that is one request less, and not one more.
 
         Args:
-            all_waiting: Whether events that wait for their next attempt are tried too, also where the server asked to
-                be left alone for longer.
+            all_waiting: Whether to begin also where nothing is due, or where the server asked to be left alone for
+                longer.
             progress: Told the number of events delivered so far.
         """
-        if not all_waiting and held_until(self.context, self.outbox) is not None:
+        if not all_waiting and (self._is_held() or not self.outbox.due(1)):
             return
-        while (entries := self.outbox.due(BATCH, early=all_waiting)) and self._send(entries):
+        while (entries := self.outbox.due(self.batch, early=True)) and self._send(entries):
             if progress is not None:
                 progress(self.delivered)
+
+    def _is_held(self) -> bool:
+        if not self.leaving and boot.held_until(self.outbox, self.context.clock.time()) is not None:
+            return True
+        return held_until(self.context, self.outbox) is not None
 
     def _send(self, entries: list[Entry]) -> bool:
         """Send what of these may leave; says whether to go on."""
@@ -116,15 +142,13 @@ class Delivery:
     def _ask(self, entries: list[Entry], settings: Settings) -> Answer | None:
         """What the server says; ``None`` if there is no time left to ask."""
         try:
-            from lifebeat_jobs.posthog import Post  # noqa: PLC0415 - imports the SDK
+            ask = self.reach()
         except Exception as error:  # noqa: BLE001 - half installed, or another module of that name before it
             return Answer(None, f"the PostHog SDK cannot be used: {error}")
         left = self._left()
         if left <= 0 or settings.api_key is None:
             return None
-        bodies = [entry.body for entry in entries]
-        post = Post(bodies, api_key=settings.api_key, host=settings.host, machine=self.machine, timeout=left)
-        return post.wait(left)
+        return ask([entry.body for entry in entries], settings.api_key, settings.host, self.machine, left)
 
     def _left(self) -> float:
         if self.deadline is None:
@@ -204,7 +228,10 @@ def next_attempt(context: JobContext, outbox: Outbox) -> float | None:
     to ask more often.
     """
     due = outbox.waiting().next_attempt
-    return None if due is None else max(due, _resting_until(context, outbox, {_HELD, _FAILING}) or due)
+    if due is None:
+        return None
+    resting = _resting_until(context, outbox, {_HELD, _FAILING})
+    return max(due, resting or due, boot.held_until(outbox, context.clock.time()) or due)
 
 
 def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:

@@ -9,6 +9,8 @@ A host's own job function that has a parameter named ``context`` may record an e
 
 from __future__ import annotations
 
+import contextlib
+import random
 import time
 import uuid
 from datetime import timedelta
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import statedir
 from lifebeat.errors import LifebeatError
-from lifebeat_jobs import events, identity, privacy
+from lifebeat_jobs import boot, events, identity, privacy
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ _memory: dict[Path, Outbox] = {}
 
 def startup(context: JobContext) -> None:
     """The application started."""
-    _record(context, events.Startup, {}, context.instant)
+    if _record(context, events.Startup, {}, context.instant):
+        with contextlib.suppress(OutboxUnavailable):  # a full disk; what it has is delivered at once then
+            boot.started(open_outbox(context), boot.boot_id(), context.clock.time(), draw=random.random)
     _deliver_in_background(context)
 
 
@@ -201,7 +205,7 @@ def _flush(
     while True:
         with outbox.sending() as mine:
             if mine:
-                delivery = Delivery(context, outbox, deadline)
+                delivery = Delivery(context, outbox, deadline, leaving=not all_waiting)
                 delivery.run(all_waiting=all_waiting, progress=progress)
                 return delivery.delivered
         if outbox.waiting().count == 0 or (deadline is not None and context.clock.monotonic() >= deadline):
