@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,6 @@ from lifebeat.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from pathlib import Path
 
 PROMISED = 2.0
 
@@ -34,8 +35,8 @@ def watching(*files: Path) -> Generator[list[float]]:
 
 @pytest.fixture(params=["told", "looking"])
 def how(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With the ``watch`` extra, and as if it were not installed."""
-    name = "watchfiles._rust_notify"
+    """As Linux tells of changes, and as if nothing did."""
+    name = "lifebeat.inotify"
     kept = sys.modules.get(name)
     if request.param == "looking":
         sys.modules[name] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
@@ -119,9 +120,51 @@ def test_what_a_link_leads_to(tmp_path: Path) -> None:
         eventually(lambda: noticed, timeout=PROMISED)
 
 
+@pytest.mark.usefixtures("how")
+def test_a_directory_that_is_swapped(tmp_path: Path) -> None:
+    """A release that takes the place of another, by a link to its directory, is noticed."""
+    for version in ("1", "2"):
+        (tmp_path / version / "config").mkdir(parents=True)
+        (tmp_path / version / "config" / "jobs.yaml").write_text(f"jobs: []  # {version}\n")
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    with watching(current / "config" / "jobs.yaml") as noticed:
+        (tmp_path / "next").symlink_to("2")
+        (tmp_path / "next").replace(current)
+        eventually(lambda: noticed, timeout=PROMISED)
+        noticed.clear()
+        in_place(tmp_path / "2" / "config" / "jobs.yaml")
+        eventually(lambda: noticed, timeout=PROMISED)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems are looked at")
+def test_nobody_wakes_up_while_nothing_happens(tmp_path: Path) -> None:
+    """Where the system tells, the thread sleeps: it does not run once in three seconds."""
+    path = tmp_path / "jobs.yaml"
+    path.write_text("jobs: []\n")
+    others = {one.native_id for one in threading.enumerate()}
+    with watching(path):
+        [number] = {one.native_id for one in threading.enumerate()} - others
+        status = Path(f"/proc/self/task/{number}/status")
+
+        def switches() -> int:
+            lines = status.read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+        def is_asleep() -> bool:
+            before = switches()
+            time.sleep(0.5)
+            return switches() == before
+
+        eventually(is_asleep)
+        before = switches()
+        time.sleep(3)
+        assert switches() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems are looked at")
 def test_a_system_that_tells(tmp_path: Path) -> None:
-    """With the extra, an edit is noticed before the next look would be."""
-    pytest.importorskip("watchfiles")
+    """Where the system tells, an edit is noticed before the next look would be."""
     path = tmp_path / "jobs.yaml"
     delays: list[float] = []
     with watching(path) as noticed:
@@ -137,8 +180,6 @@ def test_a_system_that_tells(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("how")
 def test_it_stops(tmp_path: Path) -> None:
     """After the stop nothing is called any more, and the thread ends."""
-    import threading  # noqa: PLC0415
-
     path = tmp_path / "jobs.yaml"
     with watching(path) as noticed:
         pass

@@ -1,20 +1,28 @@
-"""Notices edited config: told by the system where the ``watch`` extra is installed, else by looking once a second."""
+"""Notices edited config: told by the system on Linux, else by looking once a second."""
 
 from __future__ import annotations
 
 import _thread
+import contextlib
+import os
+import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lifebeat.layers import fingerprint
+from lifebeat.locks import no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-    from typing import Self
+
+    from lifebeat.inotify import Inotify
 
 INTERVAL = 1.0
-_SETTLED = 100  # milliseconds without a change, after which an editor is taken to have written all of it
+# Who is told looks all the same, four times an hour, in case that something was not told.
+LONGEST = 900.0
+_SETTLED = 0.05  # seconds without a change, after which an editor is taken to have written all of it
+_MOST_LINKS = 40
 
 
 class Watch:
@@ -31,6 +39,8 @@ class Watch:
         self._seen = self._look()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._pipe_lock = threading.Lock()
+        self._wake: int | None = None
 
     def start(self) -> None:
         """Look in a daemon thread."""
@@ -40,6 +50,9 @@ class Watch:
     def stop(self) -> None:
         """Look no more."""
         self._stop.set()
+        with self._pipe_lock:
+            if self._wake is not None:
+                os.write(self._wake, b".")
 
     def look(self) -> bool:
         """Look once; says whether there was a change, after ``changed`` was called for it."""
@@ -54,59 +67,65 @@ class Watch:
         return [fingerprint(path) for path in self._files()]
 
     def _run(self) -> None:
-        with _Notifications(self._stop) as notifications:
-            while not self._stop.is_set():
-                notifications.wait(self._directories())
-                if not self._stop.is_set():
-                    self.look()
-
-    def _directories(self) -> list[str]:
-        return sorted({str(path.parent) for path in self._files() if path.parent.is_dir()})
-
-
-class _Notifications:
-    """What the system tells of changes in directories; nothing, where the extra is missing or no watch is left.
-
-    Nothing either where threads are not threads: what waits in Rust would hold up all of gevent's greenlets.
-
-    A link leads to a file elsewhere, of which nobody tells; so no wait is longer than a second.
-    """
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._directories: list[str] = []
-        self._source: Any = None
-        self._is_usable = _threads_are_real()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._source = None  # which ends its thread
-
-    def wait(self, directories: list[str]) -> None:
-        """Wait for a change in one of them, for ``stop``, or a second."""
+        inotify = _inotify()
+        if inotify is None:
+            self._keep_looking()
+            return
+        with self._pipe_lock:
+            woken, self._wake = os.pipe()
         try:
-            if directories != self._directories:
-                self._directories, self._source = directories, self._open(directories)
-            if self._source is not None:
-                self._source.watch(_SETTLED, _SETTLED // 2, int(INTERVAL * 1000), self._stop)
+            self._listen(inotify, woken)
+        finally:
+            inotify.close()
+            with self._pipe_lock:
+                os.close(woken)
+                os.close(self._wake)
+                self._wake = None
+
+    def _keep_looking(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            self.look()
+
+    def _listen(self, inotify: Inotify, woken: int) -> None:
+        from lifebeat.inotify import is_shared  # noqa: PLC0415 - imported by now
+
+        while not self._stop.is_set():
+            directories = self._directories()
+            try:
+                inotify.watch(directories)
+            except OSError:
+                self._keep_looking()
                 return
-        except ImportError:
-            self._is_usable = False
-        except Exception:  # noqa: BLE001 - a backend in Rust, whose errors differ from system to system
-            self._source = None
-        self._stop.wait(INTERVAL)
+            self.look()  # what changed before it was watched
+            shared = any(map(is_shared, directories))
+            if inotify.wait(woken, INTERVAL if shared else LONGEST):
+                while not self._stop.is_set() and inotify.wait(woken, _SETTLED):
+                    pass
 
-    def _open(self, directories: list[str]) -> Any:
-        if not self._is_usable:
-            return None
-        # Its public front end writes log lines into the host's log.
-        from watchfiles._rust_notify import RustNotify  # noqa: PLC0415 - an extra
-
-        return RustNotify(directories, False, False, 0, False, True)
+    def _directories(self) -> set[str]:
+        """Where something can happen to the files: their directories, and those of every link on the way to them."""
+        return {str(directory) for path in self._files() for directory in _directories_of(path.absolute())}
 
 
-def _threads_are_real() -> bool:
-    """Whether nobody (gevent, eventlet) has put green threads in the place of the system's."""
-    return _thread.start_new_thread.__module__ == "_thread"
+def _inotify() -> Inotify | None:
+    """What tells of changes; ``None`` where nothing does, and where threads are not threads: all of them would wait."""
+    if sys.platform != "linux" or _thread.start_new_thread.__module__ != "_thread":
+        return None
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        with no_fork:
+            from lifebeat.inotify import Inotify  # noqa: PLC0415 - only in this thread
+
+        return Inotify()
+    return None
+
+
+def _directories_of(path: Path) -> set[Path]:
+    found: set[Path] = set()
+    for _ in range(_MOST_LINKS):
+        link = next((one for one in (*reversed(path.parents), path) if one.is_symlink()), None)
+        if link is None:
+            break
+        found.add(link.parent)
+        with contextlib.suppress(OSError):
+            path = Path(os.path.normpath(link.parent / link.readlink() / path.relative_to(link)))
+    return {*found, next((one for one in path.parents if one.is_dir()), path.parent)}

@@ -1,0 +1,81 @@
+"""What Linux tells of changes in directories: nobody has to look, and nobody wakes up while nothing happens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CLOSE_ON_EXEC, _NON_BLOCKING = 0o2000000, 0o4000
+_MODIFY, _ATTRIB, _MOVED_FROM, _MOVED_TO = 0x2, 0x4, 0x40, 0x80
+_CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+_CHANGES = _MODIFY | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
+_ONLY_DIRECTORIES = 0x01000000
+_BUFFER = 64 * 1024
+# File systems on which others may write without this kernel's knowledge: NFS, SMB (three numbers), FUSE with virtiofs,
+# 9p, Ceph, AFS, Lustre, GFS2, OCFS2.
+_SHARED = {
+    0x6969, 0x517B, 0xFF534D42, 0xFE534D42, 0x65735546, 0x01021997, 0x00C36400, 0x5346414F, 0x0BD00BD0, 0x01161970,
+    0x7461636F,
+}  # fmt: skip
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inotify:
+    """Watches directories.
+
+    Raises:
+        OSError: The system has none left for this user.
+    """
+
+    def __init__(self) -> None:
+        self._fd = _checked(_libc.inotify_init1(_CLOSE_ON_EXEC | _NON_BLOCKING))
+        self._watched: dict[str, int] = {}
+
+    def watch(self, directories: Iterable[str]) -> None:
+        """Watch these directories and no others; one that is not there is left out.
+
+        Raises:
+            OSError: The system has no watch left for this user.
+        """
+        wanted = set(directories)
+        for gone in self._watched.keys() - wanted:
+            _libc.inotify_rm_watch(self._fd, self._watched.pop(gone))
+        for directory in wanted:  # again, as another directory may bear the name by now
+            try:
+                place = os.fsencode(directory)
+                self._watched[directory] = _checked(
+                    _libc.inotify_add_watch(self._fd, place, _CHANGES | _ONLY_DIRECTORIES)
+                )
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                self._watched.pop(directory, None)
+
+    def wait(self, wake: int, timeout: float) -> bool:
+        """Wait for a change, for at most ``timeout`` seconds or until ``wake`` can be read; whether there was one."""
+        ready, _, _ = select.select([self._fd, wake], [], [], timeout)
+        if self._fd in ready:
+            os.read(self._fd, _BUFFER)
+        return self._fd in ready
+
+    def close(self) -> None:
+        """Watch no more."""
+        os.close(self._fd)
+
+
+def is_shared(directory: str) -> bool:
+    """Whether other machines may change it, of which this one would not be told."""
+    about = (ctypes.c_long * 64)()  # longer than the structure, whose first field is the number
+    if _libc.statfs(os.fsencode(directory), ctypes.byref(about)):
+        return False
+    return about[0] & 0xFFFFFFFF in _SHARED
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
