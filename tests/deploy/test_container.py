@@ -59,9 +59,10 @@ def test_hadolint_really_looks(tmp_path: Path) -> None:
     assert {"DL3006", "DL3025"} <= set(re.findall(r"\bDL\d+", done.stdout))
 
 
-def test_compose_file_is_valid() -> None:
-    """The compose file fits the schema of the compose specification."""
-    done = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", HERE / "compose.yaml")
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cluster.yaml"])
+def test_compose_file_is_valid(name: str) -> None:
+    """Each compose file fits the schema of the compose specification."""
+    done = tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", HERE / name)
     assert done.returncode == 0, done.stdout
 
 
@@ -113,6 +114,19 @@ def test_variables_passed_on_exist() -> None:
     known = {key.variable for key in KEYS} | {"DO_NOT_TRACK", "LIFEBEAT_DEPLOYMENT"}
     assert set(passed) <= known
     assert set(passed.values()) == {None}
+
+
+def test_the_cluster_has_its_engine() -> None:
+    """Laid over it, the other file gives several replicas an engine that its image holds, and no password of its own."""
+    cluster = yaml.safe_load((HERE / "compose.cluster.yaml").read_text(encoding="utf-8"))
+    host, database = cluster["services"]["lifebeat"], cluster["services"]["postgres"]
+    assert host["deploy"]["replicas"] > 1
+    engine = host["environment"]["LIFEBEAT_ENGINE"]
+    assert host["build"]["args"] == {"EXTRA": engine}
+    assert (HERE / f"requirements-{engine}.lock").exists()
+    assert host["image"] != COMPOSE["services"]["lifebeat"]["image"]
+    assert database["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
+    assert re.fullmatch(r"docker.io/library/postgres:\d+\.\d+-\w+", database["image"])
 
 
 def test_build_arguments_exist() -> None:
