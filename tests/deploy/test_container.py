@@ -117,7 +117,7 @@ def test_variables_passed_on_exist() -> None:
 
 
 def test_the_cluster_has_its_engine() -> None:
-    """Laid over it, the other file gives several replicas an engine that its image holds, and no password of its own."""
+    """Laid over it, the other file gives replicas an engine that its image holds, and no password of its own."""
     cluster = yaml.safe_load((HERE / "compose.cluster.yaml").read_text(encoding="utf-8"))
     host, database = cluster["services"]["lifebeat"], cluster["services"]["postgres"]
     assert host["deploy"]["replicas"] > 1
