@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import console, layers
 from lifebeat.clock import SystemClock
-from lifebeat.invocation import DONE, NO_START, PROBLEM, life_of
+from lifebeat.invocation import DONE, NO_START, PROBLEM, life_of, take_agreed_id
 
 if TYPE_CHECKING:
     import argparse
@@ -63,6 +63,7 @@ def plan(args: argparse.Namespace) -> int:
     if args.diff:
         return _differ(args)
     life = life_of(args)
+    take_agreed_id(life)
     now, one = life.clock.time(), plans.read(life, args.on or "apscheduler")
     console.show_problems(one.problems)
     if args.json:

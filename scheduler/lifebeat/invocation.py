@@ -57,6 +57,20 @@ def _engine_of(args: argparse.Namespace, environ: Mapping[str, str]) -> Callable
     return engines.choose(name, args.database or environ.get("LIFEBEAT_DATABASE", "").strip() or None, where=where)
 
 
+def take_agreed_id(life: Lifecycle) -> None:
+    """The instance ID that the machines have agreed on, where they share a database."""
+    from lifebeat import engines  # noqa: PLC0415
+
+    installation = engines.installation(life.source.environ)
+    if installation is None:
+        return
+    try:
+        if (known := installation.known_id()) is not None:
+            life.source.agree({"telemetryInstanceId": known})
+    except engines.EngineUnavailable as error:
+        sys.stderr.write(f"lifebeat: the instance ID is not known here: {error}\n")
+
+
 def _assignments(written: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for one in written:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import console, layers
 from lifebeat.errors import LifebeatError
-from lifebeat.invocation import DONE, PROBLEM, check_known, life_of
+from lifebeat.invocation import DONE, PROBLEM, check_known, life_of, take_agreed_id
 from lifebeat.settings import BY_NAME
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def status(args: argparse.Namespace) -> int:
     from lifebeat_jobs import telemetry  # noqa: PLC0415
 
     life = life_of(args)
-    _take_agreed_id(life)
+    take_agreed_id(life)
     told = telemetry.status(life.context("status"))
     if args.json:
         print(console.as_json(told))
@@ -86,26 +86,12 @@ def _say_health(args: argparse.Namespace) -> int:
     return DONE if well else PROBLEM
 
 
-def _take_agreed_id(life: Lifecycle) -> None:
-    """The instance ID that the machines have agreed on, where they share a database."""
-    from lifebeat import engines  # noqa: PLC0415
-
-    installation = engines.installation(life.source.environ)
-    if installation is None:
-        return
-    try:
-        if (known := installation.known_id()) is not None:
-            life.source.agree({"telemetryInstanceId": known})
-    except engines.EngineUnavailable as error:
-        print(f"lifebeat: the instance ID is not known here: {error}", file=sys.stderr)
-
-
 def preview(args: argparse.Namespace) -> int:
     """Show the exact bytes that would be sent, without sending anything; also when telemetry is off."""
     from lifebeat_jobs import telemetry  # noqa: PLC0415
 
     life = life_of(args)
-    _take_agreed_id(life)
+    take_agreed_id(life)
     bodies = telemetry.preview(life.context("preview"), args.event)
     for body in bodies:
         print(body if args.json else _pretty(body))
