@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import console, layers
 from lifebeat.clock import SystemClock
+from lifebeat.errors import ConfigError
 from lifebeat.invocation import DONE, NO_START, PROBLEM, life_of, take_agreed_id
 
 if TYPE_CHECKING:
@@ -28,11 +29,19 @@ def _log_to_stderr() -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the jobs of the job file until SIGTERM or SIGINT; SIGHUP reads the config again."""
+    import errno  # noqa: PLC0415
+
     from lifebeat.host import Host  # noqa: PLC0415
+    from lifebeat.notify import Notifier  # noqa: PLC0415
 
     _log_to_stderr()
-    host = Host(life_of(args))
-    host.run()
+    notifier = Notifier.from_environ(os.environ)  # before a job's module is there, which may start children
+    try:
+        host = Host(life_of(args), notifier)
+        host.run()
+    except ConfigError as error:
+        notifier.failed(str(error.problems[0]), errno=errno.EINVAL)
+        raise
     logging.shutdown()
     host.signals.raise_again()
     return DONE

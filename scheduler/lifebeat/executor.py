@@ -52,7 +52,14 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
             if self._threads >= MAX_THREADS:
                 return
             self._threads += 1
-        threading.Thread(target=self._work, name="lifebeat-job", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, name="lifebeat-job", daemon=True).start()
+        except RuntimeError:  # the system has no thread left, or the interpreter ends
+            with self._changed:
+                self._threads -= 1
+                self._running -= 1
+                self._line.remove((job, run_times))
+            raise
 
     def _work(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Whether a ``lifebeat run`` is well, asked from another process: its scheduler has to run a job to say so.
+"""Whether a ``lifebeat run`` is well, asked from another process: its scheduler has to go around to say so.
 
 It answers on a socket that has a name and no file (an abstract one, of Linux), so that a read-only container needs no
 place for it; processes of other users get no answer.
@@ -29,7 +29,7 @@ class Health:
 
     Args:
         config_dir: The config directory, by which others find it.
-        responds: Whether the scheduler runs a job that is given to it now, within so many seconds.
+        responds: Whether the scheduler goes around, seen within so many seconds.
     """
 
     def __init__(self, config_dir: Path, responds: Callable[[float], bool]) -> None:
@@ -73,7 +73,7 @@ def ask(config_dir: Path) -> tuple[bool, str]:
         return False, f"no lifebeat run with the config directory {str(config_dir.resolve())!r} on this machine"
     ill = [name.split("-")[2] for name in names if _answer(name) != _WELL]
     if ill:
-        return False, f"the scheduler of process {', '.join(ill)} runs no jobs"
+        return False, f"the scheduler of process {', '.join(ill)} stands still"
     return True, f"{len(names)} running" if len(names) > 1 else "running"
 
 

@@ -1,4 +1,7 @@
-"""The standalone scheduler host behind ``lifebeat run``: start, wait for a signal, stop, flush."""
+"""The standalone scheduler host behind ``lifebeat run``: start, wait for a signal, stop, flush.
+
+Where a service manager has started it, it is told of each step, and gets the scheduler's beat for its watchdog.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,27 @@ if TYPE_CHECKING:
 
     from lifebeat.handle import Lifebeat
     from lifebeat.lifecycle import Lifecycle
+    from lifebeat.notify import Notifier
 
 JOB_GRACE = 10.0
+STOP_MARGIN = 5.0
 
 
 class Host:
-    """A scheduler with nothing but the job file on it, run in the main thread."""
+    """A scheduler with nothing but the job file on it, run in the main thread.
 
-    def __init__(self, life: Lifecycle) -> None:
+    Args:
+        life: What it runs.
+        notifier: Who is told of each step; ``None`` for nobody.
+    """
+
+    def __init__(self, life: Lifecycle, notifier: Notifier | None = None) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - only to run
 
+        from lifebeat.notify import Notifier  # noqa: PLC0415 - only to run
+
         self.life = life
+        self._notifier = notifier or Notifier(None)
         self.signals = StopSignals()
         self._scheduler: Any = BackgroundScheduler(timezone="UTC")
         self._reload = False
@@ -44,7 +57,7 @@ class Host:
         self.signals.install(wakeup=True)
         former = signal.signal(signal.SIGHUP, self._on_hangup) if hasattr(signal, "SIGHUP") else None
         try:
-            self._serve(ready)
+            self._serve(self._notifier, ready)
         finally:
             if former is not None:
                 signal.signal(signal.SIGHUP, former)
@@ -55,9 +68,14 @@ class Host:
         if problems:
             raise ConfigError(*problems)
 
-    def _serve(self, ready: Callable[[], None] | None) -> None:
+    def _serve(self, notifier: Notifier, ready: Callable[[], None] | None) -> None:
         handle = attach_life(self._scheduler, self.life)
-        watch = Watch(self.life.files, handle.reload)
+
+        def edited() -> None:
+            handle.reload()
+            notifier.status(self._status())
+
+        watch = Watch(self.life.files, edited)
         health = Health(self.life.source.config_dir, handle.responds)
         self._scheduler.start()
         watch.start()
@@ -65,7 +83,10 @@ class Host:
         self.life.logger.info("started; telemetry is %s", self.life.source.read().reason)
         if ready is not None:
             ready()
-        self._wait(handle)
+        notifier.ready(self._status())
+        self._beat(notifier)
+        self._wait(handle, notifier)
+        notifier.stopping("stopping", within=self._longest_stop())
         health.stop()
         watch.stop()
         self.life.logger.info("stopping")
@@ -73,11 +94,32 @@ class Host:
         self._scheduler.shutdown(wait=False)
         self.life.logger.info("stopped")
 
-    def _wait(self, handle: Lifebeat) -> None:
+    def _beat(self, notifier: Notifier) -> None:
+        if notifier.watchdog is None:
+            return
+        from lifebeat.watchdog import ALIAS, Pulse  # noqa: PLC0415 - only where somebody listens
+
+        self._scheduler.add_jobstore(Pulse(notifier.watchdog / 2, notifier.beat, self.life.clock), ALIAS)
+
+    def _wait(self, handle: Lifebeat, notifier: Notifier) -> None:
         while not self.signals.wait():
             if self._reload:
                 self._reload = False
+                notifier.reloading()
                 handle.reload()
+                notifier.ready(self._status())
+
+    def _status(self) -> str:
+        """One line on how it stands, for people."""
+        settings, found = self.life.source.read(), self.life.load()
+        problems = (*settings.problems, *found.problems)
+        if problems:
+            return f"the edited config is not used: {problems[0]}"
+        number = sum(spec.enabled for spec in found.specs)
+        return f"{number} {'job' if number == 1 else 'jobs'}; telemetry is {settings.reason}"
+
+    def _longest_stop(self) -> float:
+        return JOB_GRACE + self.life.source.read().shutdown_timeout.total_seconds() + STOP_MARGIN
 
     def _on_hangup(self, *_: object) -> None:
         self._reload = True

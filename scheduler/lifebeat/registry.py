@@ -49,6 +49,7 @@ class Registry:
         self._started = started
         self._stopped = stopped
         self._executor = DaemonExecutor()
+        self._store = _Store()
         self._jobs: dict[str, dict[str, Any]] = {}
 
     def listen(self) -> None:
@@ -149,6 +150,15 @@ class Registry:
         """Wait until no job of ours runs, for at most ``timeout`` seconds; says whether none does."""
         return self._executor.drain(timeout)
 
+    def responds(self, timeout: float) -> bool:
+        """Whether the scheduler asks what is due when it is woken, within ``timeout`` seconds."""
+        if not self._scheduler.running:
+            return False
+        asked = threading.Event()
+        self._store.waiting.append(asked)
+        self._scheduler.wakeup()
+        return asked.wait(timeout)
+
     def shut_down(self) -> None:
         """Stop the scheduler, if it is running, without waiting for its jobs."""
         if not self._scheduler.running:
@@ -172,7 +182,7 @@ class Registry:
 
     def _on_started(self) -> None:
         _add_plugin(self._scheduler.add_executor, self._executor)
-        _add_plugin(self._scheduler.add_jobstore, MemoryJobStore())
+        _add_plugin(self._scheduler.add_jobstore, self._store)
         self._started()
 
     def _on_stopped(self) -> None:
@@ -183,6 +193,20 @@ class Registry:
             if self._executor.is_awaited:
                 self._executor.drain(None)
             self._stopped()
+
+
+class _Store(MemoryJobStore):  # type: ignore[misc]  # APScheduler ships no types
+    """Our job store, which tells who waits for it that it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[threading.Event] = []
+
+    def get_due_jobs(self, now: datetime) -> Any:
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            one.set()
+        return super().get_due_jobs(now)
 
 
 def handle_of(scheduler: Any) -> Any:
