@@ -33,8 +33,8 @@ bench: .venv/.dev        ## measured beside what people would use instead; write
 docs: .venv/.dev         ## write the generated pages and schemas again
 	$(BIN)/python tests/generate.py
 
-dist: .venv/.dev         ## sdist and wheel
-	$(BIN)/python -m build
+dist: .venv/.dev         ## sdist, wheel, bill of materials and sums: the same bytes for the same commit
+	$(BIN)/python deploy/release/dist.py
 
 clean:
 	rm -rf .venv build dist *.egg-info scheduler/*.egg-info .pytest_cache .mypy_cache .ruff_cache
