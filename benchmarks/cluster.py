@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from measure import Side, once
@@ -32,8 +33,9 @@ def count():
             over.set()
 
 def left():
+    unfinished = "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
     with psycopg.connect(DATABASE, autocommit=True) as connection:
-        while connection.execute("SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')").fetchone()[0]:
+        while connection.execute(unfinished).fetchone()[0]:
             time.sleep(0.01)
 """
 DIRECT = (
@@ -99,8 +101,6 @@ def job_file(number: int, at: str) -> str:
 
 def measured(number: int, rounds: int) -> dict[str, float]:
     """The medians of runs a second, and their ratio."""
-    import datetime  # noqa: PLC0415
-
     found: dict[str, list[float]] = {"direct": [], "lifebeat": []}
     postgresql = PostgreSQL()
     try:
@@ -108,7 +108,7 @@ def measured(number: int, rounds: int) -> dict[str, float]:
             environ = {"LIFEBEAT_DATABASE": postgresql.schema(), "NUMBER": str(number)}
             found["direct"].append(once(Side("direct", DIRECT, environ))["rate"])
             environ["LIFEBEAT_DATABASE"] = postgresql.schema()
-            due = datetime.datetime.now(tz=datetime.UTC) + datetime.timedelta(seconds=5 + number / 1000)
+            due = datetime.now(tz=UTC) + timedelta(seconds=5 + number / 1000)
             files = {"config/jobs.yaml": job_file(number, due.isoformat(timespec="seconds")), "noop.py": NOOP}
             found["lifebeat"].append(once(Side("lifebeat", LIFEBEAT, environ, files))["rate"])
     finally:
