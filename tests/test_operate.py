@@ -38,7 +38,7 @@ def said_in(path: Path) -> Iterator[tuple[str, str]]:
             if name in SPOKEN_BY_A_LOGGER and "logger" not in ast.unparse(node.func.value).lower():
                 continue
             words = node.args if name in SPOKEN_BY_A_LOGGER else node.args[-1:]
-            text: str = next(filter(None, map(text_of, words)), "")
+            text = next((text_of(one) for one in words if text_of(one)), "")
             if re.search(r"\w", text):
                 yield LEVELS[name], text
 
