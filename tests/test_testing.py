@@ -485,6 +485,21 @@ def test_the_port_can_be_chosen(server: PostHogServer) -> None:
         assert (other.port, http.client.HTTPConnection("127.0.0.1", port).port) == (port, port)
 
 
+def test_the_receiver_as_a_command() -> None:
+    """It says where it listens, prints each event as a line, and ends at SIGTERM with 0."""
+    command = [sys.executable, "-m", "lifebeat.testing"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+        assert started.stdout is not None
+        port = int(started.stdout.readline().removeprefix("listens on http://127.0.0.1:"))
+        taken = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, check=False, timeout=20)
+        with direct_session() as session:
+            session.post(f"http://127.0.0.1:{port}/batch/", body(event(uuid="u7")), timeout=10)
+        assert json.loads(started.stdout.readline()) == event(uuid="u7")
+        started.terminate()
+        assert (started.wait(10), started.stdout.read()) == (0, "")
+    assert (taken.returncode, "give another --port" in taken.stderr) == (3, True)
+
+
 # Clock and environment
 
 

@@ -21,9 +21,10 @@ DAY = timedelta(days=1)
 VERSIONS = ("1.0.0", "1.1.0", "2.0.0")
 PLATFORMS = ("linux", "darwin", "win32")
 PYTHONS = ("3.11.7", "3.12.4", "3.13.1", "3.13.2")
+STANDS_FOR = "11111111-1111-4111-8111-111111111111"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Row:
     """One event as it is stored."""
 
@@ -34,27 +35,59 @@ class Row:
     properties: str
 
 
-@dataclass
+@dataclass(slots=True)
 class Truth:
     """What the queries must find.
 
     Attributes:
-        rows: The events, each as often as it was delivered.
-        last_heard: When each installation was last heard of.
+        rows: The events, each once.
+        repeats: What was delivered again, each as often as it was.
+        last: When each installation was last heard of, by which event, and the whole days that it then had run.
         active: The installations by the day on which they were heard of.
         latest: The version, platform and Python of each installation when it was last heard of.
-        uptime: The whole days of the last heartbeat of each installation, and when that was.
         outcomes: How the starts of the last 30 days ended, by day.
         counts: The events of the last 30 days by day and kind.
+        sleepers: How many heartbeats were left out by those that slept.
     """
 
     rows: list[Row] = field(default_factory=list[Row])
-    last_heard: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    repeats: list[Row] = field(default_factory=list[Row])
+    last: dict[str, tuple[datetime, str, int]] = field(default_factory=dict[str, tuple[datetime, str, int]])
     active: dict[date, set[str]] = field(default_factory=lambda: defaultdict(set))
     latest: dict[str, tuple[str, str, str]] = field(default_factory=dict[str, tuple[str, str, str]])
-    uptime: dict[str, tuple[datetime, int]] = field(default_factory=dict[str, tuple[datetime, int]])
     outcomes: dict[date, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     counts: dict[tuple[date, str], int] = field(default_factory=lambda: defaultdict(int))
+    sleepers: int = 0
+
+
+@dataclass(slots=True)
+class Installation:
+    """One of the fleet.
+
+    Attributes:
+        number: Its ID.
+        facts: The version, platform and Python that it runs.
+        phase: When in the day its heart beats.
+        asleep: From when to when the machine is suspended; nothing happens then.
+    """
+
+    number: str
+    facts: tuple[str, str, str]
+    phase: timedelta
+    asleep: tuple[datetime, datetime]
+
+    def awake(self, at: datetime) -> datetime:
+        """That time, or when it wakes if it sleeps then."""
+        begins, ends = self.asleep
+        return ends if begins <= at < ends else at
+
+    def beats(self, begun: datetime, ended: datetime) -> Iterator[datetime]:
+        """When its heart would beat in a run, the machine awake."""
+        beat = begun.replace(hour=0, minute=0, second=0, microsecond=0) + self.phase
+        while beat <= ended:
+            if beat > begun:
+                yield beat
+            beat += DAY
 
 
 class Fleet:
@@ -65,93 +98,72 @@ class Fleet:
         self._chance = random.Random(seed)
         self._shapes: dict[tuple[str, ...], str] = {}
         for _ in range(size):
-            self._live()
+            self._live(self._new())
 
-    def _live(self) -> None:
+    def _new(self) -> Installation:
         chance = self._chance
-        instance = str(uuid.UUID(int=chance.getrandbits(128), version=4))
         platform, python = chance.choices(PLATFORMS, (80, 15, 5))[0], chance.choices(PYTHONS, (20, 40, 25, 15))[0]
-        version = chance.choice((0, 1))
-        phase = chance.uniform(0, 86400)
-        at = BEGIN + timedelta(seconds=chance.uniform(0, 55 * 86400))
-        gone = at + timedelta(days=chance.expovariate(1 / 40))
-        previous: tuple[datetime, str] | None = None
+        sleeps = BEGIN + chance.uniform(0, 60) * DAY
+        asleep = (sleeps, sleeps + chance.uniform(2, 9) * DAY) if platform != "linux" else (NOW, NOW)
+        number = str(uuid.UUID(int=chance.getrandbits(128), version=4))
+        return Installation(number, (VERSIONS[chance.choice((0, 1))], platform, python), chance.random() * DAY, asleep)
+
+    def _live(self, one: Installation) -> None:
+        chance = self._chance
+        at = one.awake(BEGIN + chance.uniform(0, 55) * DAY)
+        gone = at + chance.expovariate(1 / 40) * DAY
+        runs: list[tuple[datetime, bool]] = []
         while at < min(NOW, gone):
-            end = at + timedelta(days=chance.expovariate(1 / 6))
-            facts = (VERSIONS[version], platform, python)
-            clean = chance.random() < 0.8
-            last = self._run(instance, facts, phase, at, end, clean=clean)
-            if previous is not None:
-                self._outcome(*previous)
-            ended = clean and end <= NOW
-            previous = (at, "clean" if ended else "unclean")
-            self._open = (at, last, ended)
-            at = end + timedelta(seconds=chance.expovariate(1 / 3000) + 1)
-            if chance.random() < 0.2 and version < len(VERSIONS) - 1:
-                version += 1
-        if previous is not None:
-            begun, last, ended = self._open
-            silent = "silent" if last <= NOW - 3 * DAY else "running"
-            self._outcome(begun, "clean" if ended else silent)
+            end = one.awake(at + chance.expovariate(1 / 6) * DAY)
+            ends_well = chance.random() < 0.8 and end <= NOW
+            self._run(one, at, min(end, NOW), ends_well=ends_well)
+            runs.append((at, ends_well))
+            at = one.awake(end + timedelta(seconds=chance.expovariate(1 / 3000) + 1))
+            if chance.random() < 0.2:
+                one.facts = (VERSIONS[min(VERSIONS.index(one.facts[0]) + 1, len(VERSIONS) - 1)], *one.facts[1:])
+        if runs:
+            self._judge(runs, self.truth.last[one.number][0])
 
-    def _run(
-        self, instance: str, facts: tuple[str, str, str], phase: float, at: datetime, end: datetime, *, clean: bool
-    ) -> datetime:
-        """One run from its startup to its end, or to where the time is up; when it was last heard of."""
-        last = at
-        self._tell(events.Startup, {}, instance, facts, at)
-        for beat in self._beats(phase, at, min(end, NOW)):
-            days = int((beat - at) / DAY)
-            self._tell(events.Heartbeat, {"uptime_hours": days * 24, "uptime_days": days}, instance, facts, beat)
-            self.truth.uptime[instance] = (beat, days)
-            last = beat
-        if clean and end <= NOW:
-            days = int((end - at) / DAY)
-            more = {"total_runtime_hours": days * 24, "total_runtime_days": days}
-            self._tell(events.Shutdown, more, instance, facts, end)
-            last = end
-        return last
+    def _judge(self, runs: list[tuple[datetime, bool]], last_heard: datetime) -> None:
+        for number, (begun, ended_well) in enumerate(runs, 1):
+            open_end = "unclean" if number < len(runs) else "silent" if last_heard <= NOW - 3 * DAY else "running"
+            if begun > NOW - 30 * DAY:
+                self.truth.outcomes[begun.date()]["clean" if ended_well else open_end] += 1
 
-    def _beats(self, phase: float, at: datetime, end: datetime) -> Iterator[datetime]:
-        midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
-        beat = midnight + timedelta(seconds=phase)
-        while beat <= end:
-            if beat > at:
-                yield beat
-            beat += DAY
+    def _run(self, one: Installation, at: datetime, end: datetime, *, ends_well: bool) -> None:
+        self._tell(events.Startup, {}, one, at, 0)
+        for beat in one.beats(at, end):
+            days = (beat - at) // DAY
+            if one.awake(beat) == beat:
+                self._tell(events.Heartbeat, {"uptime_hours": days * 24, "uptime_days": days}, one, beat, days)
+            else:
+                self.truth.sleepers += 1
+        if ends_well:
+            days = (end - at) // DAY
+            self._tell(events.Shutdown, {"total_runtime_hours": days * 24, "total_runtime_days": days}, one, end, days)
 
-    def _tell(
-        self, kind: type[events.Event], more: dict[str, int], instance: str, facts: tuple[str, str, str], at: datetime
-    ) -> None:
+    def _tell(self, kind: type[events.Event], more: dict[str, int], one: Installation, at: datetime, days: int) -> None:
         at = at.replace(microsecond=at.microsecond // 1000 * 1000)
-        row = Row(str(uuid.UUID(int=self._chance.getrandbits(128), version=4)), kind.name, at, instance,
-                  self._properties(kind, more, instance, facts))  # fmt: skip
+        properties = self._properties(kind, more, one)
+        row = Row(str(uuid.UUID(int=self._chance.getrandbits(128))), kind.name, at, one.number, properties)
         truth = self.truth
-        truth.rows += [row] * self._chance.choices((1, 2, 3), (95, 4, 1))[0]
-        truth.last_heard[instance] = max(at, truth.last_heard.get(instance, at))
-        truth.active[at.date()].add(instance)
-        truth.latest[instance] = facts
+        truth.rows.append(row)
+        truth.repeats += [row] * self._chance.choices((0, 1, 2), (95, 4, 1))[0]
+        truth.last[one.number] = (at, kind.name, days)
+        truth.active[at.date()].add(one.number)
+        truth.latest[one.number] = one.facts
         if at > NOW - 30 * DAY:
             truth.counts[at.date(), kind.name] += 1
 
-    def _properties(
-        self, kind: type[events.Event], more: dict[str, int], instance: str, facts: tuple[str, str, str]
-    ) -> str:
+    def _properties(self, kind: type[events.Event], more: dict[str, int], one: Installation) -> str:
         """As the project's own code serializes it; made once for each shape, with the installation's ID put in."""
-        shape = (kind.name, *facts, *map(str, more.values()))
+        shape = (kind.name, *one.facts, *map(str, more.values()))
         if shape not in self._shapes:
-            version, platform, python = facts
+            version, platform, python = one.facts
             made = kind(
-                instance_id=_STANDS_FOR, os_platform=platform, os_release="6.1.0", python_version=python,
+                instance_id=STANDS_FOR, os_platform=platform, os_release="6.1.0", python_version=python,
                 app_version=version, release=version, **more,
             )  # fmt: skip
             body: dict[str, Any] = json.loads(events.serialize(made, NOW)[0])
             self._shapes[shape] = json.dumps(body["properties"])
-        return self._shapes[shape].replace(_STANDS_FOR, instance)
-
-    def _outcome(self, begun: datetime, how: str) -> None:
-        if begun > NOW - 30 * DAY:
-            self.truth.outcomes[begun.date()][how] += 1
-
-
-_STANDS_FOR = "11111111-1111-4111-8111-111111111111"
+        return self._shapes[shape].replace(STANDS_FOR, one.number)

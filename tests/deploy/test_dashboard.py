@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dashboard import KEY, template, tiles
+from dashboard import holds, template, tiles
 from lifebeat.testing import PostHogServer
+from projectapi import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,13 +64,41 @@ def test_it_makes_one(server: PostHogServer, project: Project) -> None:
     assert sent == [{"template": template("Lifebeat")}]
 
 
-def test_the_second_run_changes_nothing(server: PostHogServer, project: Project) -> None:
-    """Run again, it finds everything as it should be."""
+def test_it_makes_one_where_keys_may_not_use_templates(server: PostHogServer, project: Project) -> None:
+    """Where PostHog takes templates from its own pages only, the dashboard is made piece by piece, and is the same."""
+    project.templates = False
+    code, _, err = run(server)
+    assert (code, err) == (0, "")
+    [made] = project.dashboards.values()
+    assert (made["name"], made["description"]) == ("Lifebeat", template("Lifebeat")["dashboard_description"])
+    found = [{field: one[field] for field in ("name", "description", "query")} for one in project.tiles(made["id"])]
+    assert found == [{"name": one.name, "description": one.description, "query": one.node()} for one in tiles()]
+
+
+@pytest.mark.parametrize("templates", [True, False])
+def test_the_second_run_changes_nothing(server: PostHogServer, project: Project, templates: bool) -> None:
+    """Run again, it finds everything as it should be, also where PostHog has filled in fields of its own."""
+    project.templates = templates
     run(server)
     changes = list(project.changes)
+    for insight in project.insights.values():
+        insight["query"] |= {"tableSettings": None, "version": 1}
+        insight["query"]["source"] |= {"filters": None}
     code, out, _ = run(server)
     assert (code, "is as it should be" in out) == (0, True)
     assert project.changes == changes
+
+
+def test_a_run_that_was_cut_short(server: PostHogServer, project: Project) -> None:
+    """What was done is said; the next run does the rest, on the same dashboard."""
+    project.templates = False
+    project.scopes = {"project:write", "dashboard:write"}
+    code, out, err = run(server)
+    assert (code, "discards" in out, "missing required scope 'insight:write'" in err) == (1, True, True)
+    project.scopes = {"*"}
+    assert run(server)[0] == 0
+    [number] = project.dashboards
+    assert len(project.tiles(number)) == len(tiles())
 
 
 def test_an_edited_query_is_put_right(server: PostHogServer, project: Project) -> None:
@@ -118,27 +147,101 @@ def test_a_dry_run_asks_nobody(server: PostHogServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "does not know the key"), (403, "scopes"), (404, "no such project"), (429, "too often")]
+    ("status", "words"),
+    [(400, "as told"), (401, "does not know the key"), (404, "no such project"), (429, "later, in 52 s"), (503, "503")],
 )
 def test_refusals(server: PostHogServer, status: int, words: str) -> None:
     """A refusal is said in one line that says what to do; the key is not shown."""
-    server.answer(status)
+    server.answer(status, {"Retry-After": "52"} if status == 429 else None)
     code, _, err = run(server, key="phx_secret")
     assert (code, words in err, err.count("\n"), "phx_secret" in err) == (1, True, 1, False)
 
 
-def test_a_wrong_key(server: PostHogServer, project: Project) -> None:
-    """A key of somebody else changes nothing."""
-    assert run(server, key="phx_other")[0] == 1
-    assert run(server, key="")[0] == 1
+@pytest.mark.parametrize(
+    ("scopes", "lacks"),
+    [
+        (set[str](), "project:read"),
+        ({"project:read"}, "project:write"),
+        ({"project:write"}, "dashboard:read"),
+        ({"project:write", "dashboard:read"}, "dashboard:write"),
+    ],
+)
+def test_a_key_that_may_not(server: PostHogServer, project: Project, scopes: set[str], lacks: str) -> None:
+    """The scope that is missing is named, with those that are needed in all."""
+    project.scopes = scopes
+    code, _, err = run(server)
+    assert (code, f"'{lacks}'" in err, "project:write, dashboard:write, insight:write" in err) == (1, True, True)
+    assert project.dashboards == {}
+
+
+def test_the_scopes_that_are_named_suffice(server: PostHogServer, project: Project) -> None:
+    """With the three scopes of the message and of the page, both ways lead to a dashboard."""
+    project.scopes = {"project:write", "dashboard:write", "insight:write"}
+    assert run(server)[0] == 0
+    project.templates = False
+    assert run(server, "--name", "Another")[0] == 0
+    assert len(project.insights) == 2 * len(tiles())
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("phx_other", "does not know the key"),
+        ("", "is not set"),
+        ("phc_project", "only takes events"),
+        ("phx_a b", "copy it again"),
+        ("phx_ä", "copy it again"),
+    ],
+)
+def test_a_wrong_key(server: PostHogServer, project: Project, key: str, words: str) -> None:
+    """Another's key, none, a project's and a mangled one change nothing, and each is said."""
+    code, _, err = run(server, key=key)
+    assert (code, words in err, "Traceback" in err) == (1, True, False)
     assert project.changes == []
 
 
+def test_a_redirect_is_not_followed(server: PostHogServer) -> None:
+    """Another host is named but not asked: the key goes only where it was told to."""
+    with PostHogServer() as other:
+        other.project(7)
+        server.answer(301, {"Location": f"{other.url}/api/projects/7/"})
+        code, _, err = run(server)
+        assert (code, f"points to '{other.url}" in err, other.connections) == (1, True, 0)
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}"])
+def test_something_else_answers(server: PostHogServer, body: bytes) -> None:
+    """An answer that is not PostHog's is said as such."""
+    server.answer(200, body=body)
+    code, _, err = run(server)
+    assert (code, "answer is no" in err, "Traceback" in err) == (1, True, False)
+
+
 def test_nobody_there() -> None:
-    """A host that does not answer, and one that is none, are said as such."""
+    """A host that does not answer is said as such."""
     code, _, err = run(None, "--host", "http://127.0.0.1:1")
     assert (code, "refused" in err, "Traceback" in err) == (1, True, False)
-    assert run(None, "--host", "eu.posthog.com")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("eu.posthog.com", "is no URL"),
+        ("https://[", "is no URL"),
+        ("https://eu.i.posthog.com", "the app is at 'https://eu.posthog.com'"),
+    ],
+)
+def test_a_host_that_is_none(host: str, words: str) -> None:
+    """What cannot be the app's address, the one for events above all, is a mistake of usage."""
+    code, _, err = run(None, "--host", host)
+    assert (code, words in err) == (2, True)
+
+
+def test_what_holds() -> None:
+    """Fields that are more do not matter, values and list lengths do."""
+    assert holds({"a": {"b": [1, {"c": 2, "d": 3}]}, "e": 4}, {"a": {"b": [1, {"c": 2}]}})
+    for other in ({"a": {"b": [1]}}, {"a": {"b": [1, {"c": 3}]}}, {"a": None}, {}, None):
+        assert not holds(other, {"a": {"b": [1, {"c": 2}]}})
 
 
 def test_the_key_is_no_argument() -> None:

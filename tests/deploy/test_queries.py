@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -15,15 +17,18 @@ import pytest
 import fleet
 from dashboard import QUERIES, read, tiles
 from fleet import DAY, NOW, Fleet, Truth
-from hogql import rewrite
+from hogql import nodes, parse, rewrite
 from test_deduplication import TABLE
 
 if TYPE_CHECKING:
     from datetime import date
 
+    from hogql import Tree
+
 pytest.importorskip("chdb", reason="there is no wheel of chdb for this platform", exc_type=ImportError)
 
 SIZE = 10_000
+STATES = ("before a merge", "after it")
 ENGINE = """
 import json, sys
 from chdb import session
@@ -33,16 +38,28 @@ told = json.load(sys.stdin)
 engine.query("CREATE DATABASE posthog")
 engine.query("USE posthog")
 engine.query(told["table"])
-engine.query(
-    "INSERT INTO events SELECT c1, c2, c5, parseDateTime64BestEffort(c3, 6, 'UTC'), 1, c4, 0 "
-    f"FROM file('{sys.argv[2]}', 'TSVRaw', 'c1 UUID, c2 String, c3 String, c4 String, c5 String')"
-)
-answers = {}
-for name, query in told["queries"].items():
-    answers[name] = [json.loads(line) for line in str(engine.query(query, "JSONCompactEachRow")).splitlines()]
-print(json.dumps(answers))
+engine.query("SYSTEM STOP MERGES events")
+for path in sys.argv[2:]:
+    engine.query(
+        # Else an insert would leave out the repeats within itself.
+        "INSERT INTO events SETTINGS optimize_on_insert = 0 "
+        "SELECT c1, c2, c5, parseDateTime64BestEffort(c3, 6, 'UTC'), 1, c4, 0 "
+        f"FROM file('{path}', 'TSVRaw', 'c1 UUID, c2 String, c3 String, c4 String, c5 String')"
+    )
+
+
+def ask():
+    found = {name: str(engine.query(query, "JSONCompactEachRow")) for name, query in told["queries"].items()}
+    return {name: [json.loads(row) for row in rows.splitlines()] for name, rows in found.items()}
+
+
+before = ask()
+engine.query("SYSTEM START MERGES events")
+engine.query("OPTIMIZE TABLE events FINAL")
+print(json.dumps([before, ask()]))
 """
 Rows = list[list[Any]]
+Answers = dict[str, Rows]
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +69,29 @@ def truth() -> Truth:
 
 
 @pytest.fixture(scope="module")
-def answers(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
-    """What the queries find, by the files' names. Repeats are still there, as before a merge."""
+def both(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
+    """What the queries find, by the files' names, and ``stored``, how many rows there are; in both states."""
     directory = tmp_path_factory.mktemp("fleet")
-    with (directory / "rows.tsv").open("w") as file:
-        file.writelines(
-            f"{row.uuid}\t{row.event}\t{row.timestamp.isoformat()}\t{row.distinct_id}\t{row.properties}\n"
-            for row in truth.rows
-        )
+    for name, rows in {"first.tsv": truth.rows, "again.tsv": truth.repeats}.items():
+        with (directory / name).open("w") as file:
+            file.writelines(
+                f"{row.uuid}\t{row.event}\t{row.timestamp.isoformat()}\t{row.distinct_id}\t{row.properties}\n"
+                for row in rows
+            )
     queries = {path.stem: rewrite(read(path).query, NOW) for path in QUERIES.glob("*.hogql")}
-    done = subprocess.run(
-        [sys.executable, "-c", ENGINE, str(directory / "clickhouse"), str(directory / "rows.tsv")],
-        input=json.dumps({"table": TABLE, "queries": queries}), capture_output=True, text=True, check=False, timeout=50,
-    )  # fmt: skip
+    queries["stored"] = "SELECT count() FROM events"
+    places = [str(directory / name) for name in ("clickhouse", "first.tsv", "again.tsv")]
+    told = json.dumps({"table": TABLE, "queries": queries})
+    command = [sys.executable, "-c", ENGINE, *places]
+    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Rows] = json.loads(done.stdout)
-    return found
+    return dict(zip(STATES, json.loads(done.stdout), strict=True))
+
+
+@pytest.fixture(params=STATES)
+def answers(request: pytest.FixtureRequest, both: dict[str, Answers]) -> Answers:
+    """What they find in one state: the repeats still there, and merged away."""
+    return both[request.param]
 
 
 def numbers(rows: Rows) -> dict[str, int]:
@@ -82,27 +106,34 @@ def day_of(text: str) -> date:
 
 def test_the_fleet_is_worth_counting(truth: Truth) -> None:
     """It has repeats, crashes, sleepers, upgrades and runs that go on, or the rest would prove little."""
-    assert len(truth.last_heard) == SIZE
-    assert len(truth.rows) > 1.03 * len({row.uuid for row in truth.rows})
+    assert len(truth.last) == SIZE
     outcomes = sum(truth.outcomes.values(), Counter[str]())
     assert all(outcomes[how] > 100 for how in ("clean", "unclean", "silent", "running")), outcomes
+    assert truth.sleepers > 1000
     assert set(fleet.VERSIONS) == {facts[0] for facts in truth.latest.values()}
 
 
-def test_active_today(truth: Truth, answers: dict[str, Rows]) -> None:
+def test_repeats_are_stored_until_they_are_merged(truth: Truth, both: dict[str, Answers]) -> None:
+    """Before the merge each delivery is a row, after it each event: a query that counts rows would find two numbers."""
+    stored = [both[state]["stored"] for state in STATES]
+    assert stored == [[[len(truth.rows) + len(truth.repeats)]], [[len(truth.rows)]]]
+    assert len(truth.repeats) > 10_000
+
+
+def test_active_today(truth: Truth, answers: Answers) -> None:
     """Those that were heard of in the last 24 hours."""
-    expected = sum(at > NOW - DAY for at in truth.last_heard.values())
+    expected = sum(at > NOW - DAY for at, _, _ in truth.last.values())
     assert answers["01_active_today"] == [[expected]]
 
 
-def test_active_by_day(truth: Truth, answers: dict[str, Rows]) -> None:
+def test_active_by_day(truth: Truth, answers: Answers) -> None:
     """Each installation once a day, however often it was heard of and delivered."""
     found = {day_of(row[0]): int(row[1]) for row in answers["02_active_by_day"]}
     assert found == {day: len(heard) for day, heard in truth.active.items()}
 
 
 @pytest.mark.parametrize("name", ["03_active_by_week", "04_active_by_month"])
-def test_active_by_longer_spans(truth: Truth, answers: dict[str, Rows], name: str) -> None:
+def test_active_by_longer_spans(truth: Truth, answers: Answers, name: str) -> None:
     """Each installation once a week that begins on Monday, and once a month."""
 
     def begins(day: date) -> date:
@@ -115,27 +146,29 @@ def test_active_by_longer_spans(truth: Truth, answers: dict[str, Rows], name: st
 
 
 @pytest.mark.parametrize(("name", "which"), [("05_versions", 0), ("06_platforms", 1), ("07_python_versions", 2)])
-def test_what_they_run(truth: Truth, answers: dict[str, Rows], name: str, which: int) -> None:
+def test_what_they_run(truth: Truth, answers: Answers, name: str, which: int) -> None:
     """Each installation of the last week counts once, with what it ran last."""
-    recent = [one for one, at in truth.last_heard.items() if at > NOW - 7 * DAY]
+    recent = [one for one, (at, _, _) in truth.last.items() if at > NOW - 7 * DAY]
     facts = [truth.latest[one][which] for one in recent]
     expected = Counter(fact.rpartition(".")[0] for fact in facts) if which == 2 else Counter(facts)  # 3.12.4 is a 3.12
     assert numbers(answers[name]) == expected
 
 
-def test_uptime(truth: Truth, answers: dict[str, Rows]) -> None:
-    """The last heartbeat of each installation decides."""
+def test_uptime(truth: Truth, answers: Answers) -> None:
+    """What each installation said last decides: a heartbeat its days, a start none, a stop that it does not run."""
 
     def span(days: int) -> str:
         if days < 1:
             return "a: under a day"
         return "b: 1 to 6 days" if days < 7 else "c: 7 to 29 days" if days < 30 else "d: 30 days and more"
 
-    expected = Counter(span(days) for at, days in truth.uptime.values() if at > NOW - 2 * DAY)
+    running = [days for at, kind, days in truth.last.values() if at > NOW - 2 * DAY and kind != "shutdown"]
+    expected = Counter(map(span, running))
+    assert len(expected) == 4
     assert numbers(answers["08_uptime"]) == expected
 
 
-def test_starts_and_ends(truth: Truth, answers: dict[str, Rows]) -> None:
+def test_starts_and_ends(truth: Truth, answers: Answers) -> None:
     """Every start of the last 30 days with its outcome, by day."""
     found = {
         day_of(row[0]): dict(zip(("starts", "clean", "unclean", "silent", "running"), map(int, row[1:]), strict=True))
@@ -148,7 +181,7 @@ def test_starts_and_ends(truth: Truth, answers: dict[str, Rows]) -> None:
     assert found == expected
 
 
-def test_events(truth: Truth, answers: dict[str, Rows]) -> None:
+def test_events(truth: Truth, answers: Answers) -> None:
     """Each event once, though one in twenty was delivered again."""
     found = {
         (day_of(row[0]), kind): int(number)
@@ -157,6 +190,40 @@ def test_events(truth: Truth, answers: dict[str, Rows]) -> None:
         if int(number)
     }
     assert found == truth.counts
+
+
+# -- HogQL -----------------------------------------------------------------------------------------------------------
+
+# All in HogQL's tables of functions; a name that is not there is refused by PostHog, but not by its parser.
+FUNCTIONS = {
+    *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "multiIf", "length"),
+    *("arrayFilter", "arrayJoin", "arrayMap", "arrayPopFront", "arrayPushBack", "arraySlice", "arraySort", "arrayZip"),
+    *("arrayStringConcat", "splitByChar", "toIntervalDay", "toStartOfDay", "toStartOfMonth", "toStartOfWeek"),
+}
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[str, Tree]:
+    """What PostHog's own parser makes of the queries, and of one that is none."""
+    if importlib.util.find_spec("hogql_parser") is None and not os.environ.get("CI"):
+        pytest.skip("hogql-parser is not installed: make check")
+    return parse({tile.name: tile.query for tile in tiles()} | {"no query": "SELECT FROM WHERE"})
+
+
+def test_the_queries_are_hogql(trees: dict[str, Tree]) -> None:
+    """PostHog's parser takes each of them, and they call nothing that HogQL has not."""
+    assert trees["no query"]["type"] == "SyntaxError"
+    for tile in tiles():
+        tree = trees[tile.name]
+        assert tree.get("node") == "SelectQuery", (tile.name, tree)
+        assert {node["name"] for node in nodes(tree) if node["node"] == "Call"} <= FUNCTIONS, tile.name
+
+
+def test_the_queries_say_how_many_rows(trees: dict[str, Tree]) -> None:
+    """Each that groups has a limit: without one PostHog stops at a hundred rows, silently."""
+    grouped = [tile.name for tile in tiles() if trees[tile.name]["group_by"]]
+    assert len(grouped) == len(tiles()) - 1
+    assert [name for name in grouped if not trees[name]["limit"]] == []
 
 
 def test_every_query_is_checked() -> None:

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
-    from lifebeat.testing import Request
+    from lifebeat.testing.messages import Request
 
 Json = dict[str, Any]
 _PAGE = 100
+_TEMPLATE = "dashboards/create_from_template_json"
+_TEMPLATE_FIELDS = {"template_name": str, "dashboard_description": str, "dashboard_filters": dict, "tiles": list}
+_UNKNOWN_KEY = "Personal API key found in request Authorization header is invalid."
 
 
 class Project:
@@ -22,6 +25,9 @@ class Project:
         dashboards: The dashboards by their ID: name, description, deleted.
         insights: The insights by their ID: name, description, query, and the dashboards that they are on.
         changes: Every request that changed something: its method and path.
+        scopes: What the key may do, such as ``insight:read``; ``write`` includes ``read``, ``*`` everything.
+        templates: Whether a key may make a dashboard from a template. In PostHog's source of 2026 it may not, whatever
+            its scopes; the request exists for the app's own pages.
     """
 
     def __init__(self, number: int, personal_api_key: str) -> None:
@@ -29,6 +35,8 @@ class Project:
         self.dashboards: dict[int, Json] = {}
         self.insights: dict[int, Json] = {}
         self.changes: list[tuple[str, str]] = []
+        self.scopes = {"*"}
+        self.templates = True
         self._key = personal_api_key
         self._prefix = f"/api/projects/{number}/"
         self._last = 100
@@ -59,27 +67,43 @@ class Project:
         return status, json.dumps(found).encode()
 
     def _answer(self, request: Request) -> tuple[int, Json]:
-        given = dict(request.headers).get("Authorization")
+        given = request.header("Authorization")
         if given is None:
-            return 401, {"detail": "Authentication credentials were not provided."}
+            return _error(401, "not_authenticated", "Authentication credentials were not provided.")
         if given != f"Bearer {self._key}":
-            return 403, {"detail": "Invalid personal API key."}
-        return self._allowed(request)
-
-    def _allowed(self, request: Request) -> tuple[int, Json]:
+            return _error(401, "authentication_failed", _UNKNOWN_KEY)
         url = urlsplit(request.path)
-        method, place = request.method, url.path.removeprefix(self._prefix).strip("/")
-        body: Json = json.loads(request.body) if request.body else {}
+        place = url.path.removeprefix(self._prefix).strip("/")
+        lacking = self._lacking(request.method, place)
+        if lacking:
+            return _error(403, "permission_denied", lacking)
+        try:
+            return self._allowed(request.method, place, request.json() if request.body else {}, parse_qs(url.query))
+        except (KeyError, TypeError, ValueError) as error:
+            return _error(400, "invalid_input", f"not valid: {error!r}")
+
+    def _lacking(self, method: str, place: str) -> str:
+        """Why the key may not do this; empty where it may."""
+        if place == _TEMPLATE and not self.templates:
+            return "This action does not support personal API key access"
+        kind = {"dashboards": "dashboard", "insights": "insight"}.get(place.partition("/")[0], "project")
+        needed = f"{kind}:{'read' if method == 'GET' else 'write'}"
+        if self.scopes & {"*", needed, f"{kind}:write"}:
+            return ""
+        return f"API key missing required scope '{needed}'"
+
+    def _allowed(self, method: str, place: str, body: Json, query: dict[str, list[str]]) -> tuple[int, Json]:
         match (method, place):
-            case "GET", "":
-                return 200, self.settings
-            case "PATCH", "":
+            case "GET" | "PATCH", "":
                 self.settings |= body
                 return 200, self.settings
             case "GET", "dashboards":
-                return 200, self._page(parse_qs(url.query))
+                return 200, self._page(query)
+            case "POST", "dashboards":
+                made = self.add_dashboard(body["name"], description=body.get("description", ""))
+                return 201, self._dashboard(made)
             case "POST", "dashboards/create_from_template_json":
-                return self._create(body)
+                return 200, self._dashboard(self._from_template(body["template"]))
             case "POST", "insights":
                 return 201, self.insights[self._insight(body)]
             case _:
@@ -92,16 +116,15 @@ class Project:
         more = following if len(rows) > offset + _PAGE else None
         return {"count": len(rows), "next": more, "results": rows[offset : offset + _PAGE]}
 
-    def _create(self, body: Json) -> tuple[int, Json]:
-        template = body.get("template")
-        if not template or "template_name" not in template:
-            return 400, {"detail": "a template with its template_name is required"}
-        found: Json = template
-        number = self.add_dashboard(found["template_name"], description=found.get("dashboard_description", ""))
-        for tile in found.get("tiles", []):
-            if tile.get("type") == "INSIGHT":
+    def _from_template(self, template: Json) -> int:
+        for field, kind in _TEMPLATE_FIELDS.items():
+            if not isinstance(template[field], kind) or not template["tiles"]:
+                raise ValueError(f"template: {field!r} is {template[field]!r}")
+        number = self.add_dashboard(template["template_name"], description=template["dashboard_description"])
+        for tile in template["tiles"]:
+            if tile["type"] == "INSIGHT":
                 self.add_insight(number, tile["name"], tile["query"], tile.get("description", ""))
-        return 200, self._dashboard(number)
+        return number
 
     def _insight(self, body: Json) -> int:
         [dashboard] = body["dashboards"]
@@ -115,7 +138,7 @@ class Project:
         if kind == "insights" and number in self.insights and method == "PATCH":
             self.insights[number] |= body
             return 200, self.insights[number]
-        return 404, {"detail": "Not found."}
+        return _error(404, "not_found", "Not found.")
 
     def _dashboard(self, number: int) -> Json:
         tiles = [{"id": one["id"] + 1000, "insight": one} for one in self.tiles(number)]
@@ -124,3 +147,8 @@ class Project:
     def _next(self) -> int:
         self._last += 1
         return self._last
+
+
+def _error(status: int, code: str, detail: str) -> tuple[int, Json]:
+    kind = "authentication_error" if status in {401, 403} else "invalid_request"
+    return status, {"type": kind, "code": code, "detail": detail, "attr": None}
