@@ -148,7 +148,7 @@ def imports(path: Path, *, early: bool) -> set[str]:
 
 def test_the_host_side_knows_nothing_of_telemetry() -> None:
     """No file of the host side imports the telemetry jobs, but commands do, late."""
-    files = sorted(SOURCES.glob("*.py"))
+    files = sorted(SOURCES.rglob("*.py"))
     assert [file.name for file in files if "lifebeat_jobs" in imports(file, early=True)] == []
     late = {file.name for file in files if "lifebeat_jobs" in imports(file, early=False)}
     assert {name for name in late if name != "cli.py" and not name.endswith("commands.py")} == set()
@@ -156,5 +156,14 @@ def test_the_host_side_knows_nothing_of_telemetry() -> None:
 
 def test_nobody_imports_what_sends_early() -> None:
     """No file of the host side imports PostHog, Requests or YAML as it is imported itself."""
-    for file in sorted(SOURCES.glob("*.py")):
+    for file in sorted(SOURCES.rglob("*.py")):
         assert imports(file, early=True) & {"posthog", "requests", "yaml", "sqlite3"} == set(), file.name
+
+
+@pytest.mark.parametrize("module", ["lifecycle", "host", "engines", "engines.apscheduler", "engines.timetable"])
+def test_no_engine_is_imported_unless_it_is_used(module: str) -> None:
+    """What runs on one machine has nothing of an engine beyond it in memory, and needs none of them installed."""
+    program = f"import sys, lifebeat.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True)
+    found = {name.partition(".")[0] for name in done.stdout.split()}
+    assert found & {"procrastinate", "psycopg", "celery", "redbeat", "redis", "kombu"} == set()
