@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lifebeat.errors import ConfigError, Problem
 from lifebeat.settings import BOOLEAN, BY_NAME, is_off
@@ -27,8 +27,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _YAML_NULL = frozenset({"", "~", "null"})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What is written for one key.
 
     Attributes:

@@ -16,6 +16,7 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MI
 from apscheduler.executors.base import BaseExecutor
 
 MAX_THREADS = 20
+LINGER = 1.0  # seconds that a thread waits for more to do: starting one takes longer than many a job
 
 
 class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships no types
@@ -26,8 +27,16 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
         self._line: deque[tuple[Any, list[datetime]]] = deque()
         self._changed = threading.Condition()
         self._threads = 0
+        self._idle = 0
         self._running = 0
         self.is_awaited = False
+        self._is_over = False
+
+    def start(self, scheduler: Any, alias: str) -> None:
+        """The scheduler has started, perhaps not for the first time."""
+        self._is_over = False
+        base: Any = super()
+        base.start(scheduler, alias)
 
     def shutdown(self, wait: bool = True) -> None:
         """Forget what waits in line.
@@ -39,6 +48,8 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
         with self._changed:
             self._running -= len(self._line)
             self._line.clear()
+            self._is_over = True
+            self._changed.notify_all()
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until nothing runs, for at most ``timeout`` seconds (``None``: for ever); says whether nothing does."""
@@ -49,6 +60,9 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
         with self._changed:
             self._line.append((job, run_times))
             self._running += 1
+            if self._idle >= len(self._line):
+                self._changed.notify_all()
+                return
             if self._threads >= MAX_THREADS:
                 return
             self._threads += 1
@@ -61,10 +75,18 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
                 self._line.remove((job, run_times))
             raise
 
+    def _await_more(self) -> bool:
+        self._idle += 1
+        try:
+            self._changed.wait_for(lambda: self._line or self._is_over, LINGER)
+        finally:
+            self._idle -= 1
+        return bool(self._line)
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                if not self._line:
+                if not self._await_more():
                     self._threads -= 1
                     return
                 job, run_times = self._line.popleft()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from lifebeat import durations, targets
 from lifebeat.document import Mapping, Node, Reader, Scalar, value_of
@@ -68,8 +68,7 @@ class JobSpec:
         return self.run.startswith((f"{targets.ALWAYS_ALLOWED}.", f"{targets.ALWAYS_ALLOWED}:"))
 
 
-@dataclass(frozen=True, slots=True)
-class JobFile:
+class JobFile(NamedTuple):
     """What was read.
 
     Attributes:
@@ -85,8 +84,7 @@ class JobFile:
     host_problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of a job.
 
     Attributes:

@@ -206,7 +206,8 @@ class _Store(MemoryJobStore):  # type: ignore[misc]  # APScheduler ships no type
         waiting, self.waiting = self.waiting, []
         for one in waiting:
             one.set()
-        return super().get_due_jobs(now)
+        ours: Any = super()
+        return ours.get_due_jobs(now)
 
 
 def handle_of(scheduler: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,24 +43,21 @@ class AtShutdown:
     """``when: shutdown``: once, when the scheduler has stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Every:
+class Every(NamedTuple):
     """``every:`` an interval on the grid, shifted by the phase."""
 
     interval: timedelta
     phase: Phase = timedelta(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Cron:
+class Cron(NamedTuple):
     """``cron:`` five fields, in a time zone; weekday 0 and 7 are Sunday."""
 
     expression: str
     timezone: str
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(NamedTuple):
     """``at:`` a moment."""
 
     moment: datetime
@@ -81,8 +78,7 @@ class Instants(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(NamedTuple):
     """Instants at ``offset`` plus whole multiples of ``interval``, both in microseconds."""
 
     interval: int
@@ -95,8 +91,7 @@ class Grid:
         return instant - (instant - self.offset) % self.interval
 
 
-@dataclass(frozen=True, slots=True)
-class Single:
+class Single(NamedTuple):
     """One instant."""
 
     instant: int

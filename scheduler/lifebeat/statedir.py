@@ -6,9 +6,8 @@ import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lifebeat.errors import LifebeatError
 from lifebeat.locks import held
@@ -27,8 +26,7 @@ class StateNotWritable(LifebeatError):  # noqa: N818 - it says what is so, as Co
     """The state directory cannot be made or written."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateDir:
+class StateDir(NamedTuple):
     """What was found.
 
     Attributes:
