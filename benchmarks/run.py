@@ -1,126 +1,155 @@
-"""Measures everything in one run: writes ``benchmarks/results.json`` and ``docs/benchmarks.md``.
+"""Measures everything in one run: writes ``benchmarks/results.json``, ``docs/benchmarks.md`` and its pictures.
 
-``python benchmarks/run.py`` measures; ``--page`` only writes the page again from the figures that are there.
+``python benchmarks/run.py`` measures all, with names of scripts only those; ``--long`` measures what takes minutes of
+waiting, into a file of its own that is kept; ``--page`` only writes the page again from the figures that are there.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+import subprocess
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import arrivals
+import delivering
+import firing
+import growing
+import looping
 import measure
+import nodejs
+import pictures
 import recording
 import registering
+import resting
 import starting
+import stopping
+from page import goals_table, missed, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results.json"
-PAGE = ROOT / "docs" / "benchmarks.md"
-ROUNDS = 7
-SIZES = [100, 1_000, 10_000, 100_000]
+RESULTS = measure.ROOT / "benchmarks" / "results.json"
+LONG = measure.ROOT / "benchmarks" / "results-long.json"
+PAGE = measure.ROOT / "docs" / "benchmarks.md"
+PICTURES = measure.ROOT / "docs" / "pictures"
+# In the order of the page.
+SCRIPTS: dict[str, ModuleType] = {
+    "starting": starting,
+    "looping": looping,
+    "stopping": stopping,
+    "resting": resting,
+    "registering": registering,
+    "firing": firing,
+    "recording": recording,
+    "delivering": delivering,
+    "arrivals": arrivals,
+    "growing": growing,
+}
 INTRODUCTION = """\
 # Measured beside what people would use instead
 
-Made by `make bench` in one run, each side as a process of its own, in turns; the figures are medians. The raw ones are
-in `benchmarks/results.json`.
+Made by `make bench` in one run, each side as a process of its own, in turns with the others; the figures are medians.
+They are all in `benchmarks/results.json`. One part alone, without writing this page: `python benchmarks/starting.py`.
 """
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and write the page."""
-    if "--page" not in arguments:
-        found = {
-            "machine": measure.machine(),
-            "starting": starting.measured(ROUNDS),
-            "registering": registering.measured(SIZES, 3),
-            "recording": recording.measured(3),
-        }
-        RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+    parser = argparse.ArgumentParser(description="Measures Lifebeat beside what people would use instead.")
+    parser.add_argument("only", nargs="*", choices=[[], *SCRIPTS], help="measure only these, and keep the others")
+    parser.add_argument("--long", action="store_true", help="measure what takes minutes of waiting")
+    parser.add_argument("--page", action="store_true", help="only write the page again")
+    given = parser.parse_args(arguments)
+    if given.long:
+        write(LONG, {**_now(), "stopping": stopping.measured_long(), "firing": firing.measured_long()})
+    elif not given.page:
+        _measure(given.only or list(SCRIPTS))
+    for path, text in written(read(RESULTS), read(LONG) if LONG.exists() else None).items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
-def page(found: dict[str, Any]) -> str:
+def _measure(names: Sequence[str]) -> None:
+    found: dict[str, Any] = read(RESULTS) if len(names) < len(SCRIPTS) else {}
+    found |= _now()
+    for name in names:
+        found[name] = _raw(name)
+        write(RESULTS, found)
+
+
+def _now() -> dict[str, Any]:
+    return {"date": f"{datetime.now(tz=UTC):%Y-%m-%d}", "machine": {**measure.machine(), "node": nodejs.version()}}
+
+
+def _raw(name: str) -> Any:
+    begin = time.monotonic()
+    script = Path(__file__).parent / f"{name}.py"
+    done = subprocess.run([sys.executable, str(script), "--json"], stdout=subprocess.PIPE, check=True)
+    sys.stderr.write(f"{name:12} {time.monotonic() - begin:4.0f} s\n")
+    return json.loads(done.stdout)
+
+
+def read(path: Path) -> Any:
+    """The figures of a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Write figures, a list of numbers on one line."""
+    text = json.dumps(found, indent=1)
+    path.write_text(
+        re.sub(r"\[[\s\d.,e+-]*\]", lambda list_: re.sub(r"\s+", "", list_[0]), text) + "\n", encoding="utf-8"
+    )
+
+
+def written(found: dict[str, Any], long: dict[str, Any] | None) -> dict[Path, str]:
+    """The page and its pictures, by their paths."""
+    return {
+        PAGE: page(found, long),
+        PICTURES / "start.svg": pictures.bars(
+            "Added to a bare host until it has started, in milliseconds",
+            [("", starting.bars(found["starting"]))],
+            lambda value: f"{value:.0f} ms",
+        ),
+        PICTURES / "stop.svg": pictures.bars(
+            "How long a stop takes, in seconds", list(stopping.bars(found["stopping"], long).items()), span
+        ),
+        PICTURES / "fleet.svg": pictures.line(
+            "Requests a second, by the minute, over two days",
+            arrivals.series(found["arrivals"]),
+            arrivals.marks(found["arrivals"]),
+            top=arrivals.top(found["arrivals"]),
+            every=60,
+        ),
+    }
+
+
+def page(found: dict[str, Any], long: dict[str, Any] | None) -> str:
     """The page for these figures."""
-    machine = found["machine"]
-    measured_on = f"Measured on {machine['system']}, {machine['processors']} processors, Python {machine['python']}.\n"
+    goals = [goal for name, script in SCRIPTS.items() for goal in script.goals(found[name])]
+    sections = [
+        script.section(found[name], long) if script in {stopping, firing} else script.section(found[name])
+        for name, script in SCRIPTS.items()
+    ]
     return "\n".join(
-        [
-            INTRODUCTION,
-            measured_on,
-            _start(found["starting"]),
-            _register(found["registering"]),
-            _record(found["recording"]),
-        ]
+        part for part in [INTRODUCTION, _machine(found), goals_table(goals), missed(goals), *sections] if part
     )
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _met(figure: float, goal: float) -> str:
-    return f"{figure:.2f} × (goal {goal:g} ×: {'met' if figure <= goal else 'not met'})"
-
-
-def _start(found: dict[str, dict[str, float]]) -> str:
-    bare, sdk = found["bare"], found["posthog"]
-    cost = sdk["seconds"] - bare["seconds"]
-    goals = {"posthog": None, "lifebeat": 0.35, "lifebeat off": 0.15}
-    rows = [
-        [
-            name,
-            f"{(found[name]['seconds'] - bare['seconds']) * 1000:.0f} ms",
-            f"{found[name]['megabytes'] - bare['megabytes']:.1f} MB",
-            f"{found[name]['threads'] - bare['threads']:.0f}",
-            "" if goal is None else _met((found[name]["seconds"] - bare["seconds"]) / cost, goal),
-        ]
-        for name, goal in goals.items()
-    ]
+def _machine(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
-        "## What a start costs\n\n"
-        "Time, memory and threads that are added to a host with a `BackgroundScheduler` until\n"
-        "`start()` has returned: by `import posthog` and its client, by Lifebeat, and by Lifebeat turned off.\n\n"
-        + table(["side", "time", "memory", "threads", "beside PostHog's SDK"], rows)
-    )
-
-
-def _register(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    rows = [
-        [
-            f"{int(jobs):,}",
-            f"{sides['add_job']['seconds']:.2f} s, {sides['add_job']['megabytes']:.0f} MB",
-            f"{sides['lifebeat']['seconds']:.2f} s, {sides['lifebeat']['megabytes']:.0f} MB",
-            f"{sides['lifebeat']['seconds'] / sides['add_job']['seconds']:.2f} ×",
-            f"{sides['yaml']['seconds']:.2f} s",
-            f"{sides['lifebeat']['loading']:.2f} s",
-            f"{sides['lifebeat']['loading'] / sides['yaml']['seconds']:.2f} ×",
-        ]
-        for jobs, sides in found.items()
-    ]
-    headings = ["jobs", "`add_job`", "registering", "ratio", "`yaml.load` (C)", "loading and checking", "ratio"]
-    return (
-        "## A job file of many jobs\n\nRegistering the jobs on a running scheduler beside APScheduler's own `add_job`\n"
-        "of the same (goal at 10,000: 1.5 ×), and reading and checking the file beside PyYAML with its C loader\n"
-        "(goal at 10,000: 2 ×). Lifebeat's memory is that of both.\n\n" + table(headings, rows)
-    )
-
-
-def _record(found: dict[str, dict[str, float]]) -> str:
-    rows = [
-        [name, f"{side['rate']:,.0f}", f"{side['p50'] * 1000:.1f} ms", f"{side['p99'] * 1000:.1f} ms"]
-        for name, side in found.items()
-    ]
-    return (
-        "## Records that are on the disk\n\n1,000 events, one transaction each, synced before `record` returns; with\n"
-        "eight processes all of them without a pause. Goal: p99 of 5 ms.\n\n"
-        + table(["", "records a second", "p50", "p99"], rows)
+        f"Measured on {found['date']} on {machine['processors']} processors ({machine['processor']}) with\n"
+        f"{machine['gigabytes']:.0f} GB of memory, {machine['system']}, Python {machine['python']}, {packages},\n"
+        f"{machine['node'] or 'no Node, so without that side'}.\n"
     )
 
 

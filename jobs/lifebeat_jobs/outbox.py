@@ -234,15 +234,17 @@ class Outbox:
     def delivered(self, uuids: Iterable[str], status: int) -> None:
         """The server took these; that stands also if they were dropped or suppressed while they were on the way."""
         now, rows = self._clock.time(), [(uuid,) for uuid in uuids]
+        values = [(status, now, uuid) for (uuid,) in rows]
+        sql = (
+            "UPDATE event SET state = 'delivered', attempts = attempts + 1, next_attempt = NULL, status = ?,"
+            " answer = NULL, finished_at = ? WHERE uuid = ? AND state"
+        )
 
         def work(connection: Connection) -> None:
-            again = "UPDATE event SET state = 'waiting' WHERE uuid = ? AND state = 'dropped'"
-            _count_dropped(connection, -connection.executemany(again, rows).rowcount)
-            connection.executemany(
-                "UPDATE event SET state = 'delivered', attempts = attempts + 1, next_attempt = NULL, status = ?,"
-                " answer = NULL, finished_at = ? WHERE uuid = ?",
-                ((status, now, uuid) for (uuid,) in rows),
-            )
+            if connection.executemany(f"{sql} = 'waiting'", values).rowcount < len(rows):
+                again = "UPDATE event SET state = 'waiting' WHERE uuid = ? AND state = 'dropped'"
+                _count_dropped(connection, -connection.executemany(again, rows).rowcount)
+                connection.executemany(f"{sql} <> 'delivered'", values)
             connection.execute("DELETE FROM meta WHERE key = ?", (_OVERFLOW_SAID,))
 
         if rows:

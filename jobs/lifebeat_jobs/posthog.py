@@ -100,7 +100,7 @@ class Post:
         self._session = Session(batch, machine, self._connections)
         timeouts = (min(timeout, CONNECT_TIMEOUT), timeout)
         # The batch is read a second time, for the SDK to do with it what it likes.
-        again = [json.loads(event) for event in events]
+        again = json.loads(f"[{','.join(events)}]")
         call = partial(_wire_call(self._session), api_key, host, gzip=True, timeout=timeouts, batch=again)
         thread = threading.Thread(target=self._run, args=(call,), name="lifebeat-post", daemon=True)
         try:

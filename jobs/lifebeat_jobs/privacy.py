@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import json
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lifebeat_jobs.events import CHANNELS, PLATFORMS, VERSION_WORDS, declared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | float | None"
 SHORTEST = 4
@@ -34,6 +35,9 @@ _ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])|(?<![0-9a-f])
 _OF_VERSIONS = re.compile(rf"(?:{VERSION_WORDS})[.-]?\d*")
 _NOBODYS = frozenset({"", "00:00:00:00:00:00", "::", "::1", "0.0.0.0", "127.0.0.1"})  # noqa: S104 - nothing is bound
 _MOST_READ = 1 << 20
+_REMEMBERED = 4096  # texts, and none that is long
+_LONGEST_REMEMBERED = 200
+_COLONS = (6, 7)  # in an IPv6 address that leaves nothing out
 _DOCUMENTATION = ("192.0.2.1", 9)  # an address that belongs to nobody
 
 
@@ -115,41 +119,61 @@ def leak_in(document: Any, machine: Machine) -> str | None:
 
     Names of events and of properties are not looked at: which there are is settled when an event is made.
     """
-    for text in _texts(document):
-        leak = _leak_in_text(text.lower(), machine)
-        if leak is not None:
-            return leak
-    return None
+    global _look  # noqa: PLW0603 - to find it by the machine's value would take longer than the look
+    known = _look
+    if known is None or known.machine is not machine:
+        known = _look = _Look(machine)
+    return known.leak_in([document])
 
 
-def _texts(value: _Json) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            if name != "event":
-                yield from _texts(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
+class _Look:
+    """What must not leave of a machine, made ready to look for. A text that most events hold is looked at once."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._macs = frozenset(mac.replace(":", "") for mac in machine.addresses if _MAC.fullmatch(mac))
+        self._names = [(what, _pattern(name)) for what, name in machine.names if _is_telling(name)]
+        self._remembered = functools.lru_cache(maxsize=_REMEMBERED)(self._leak_in)
+
+    def leak_in(self, values: Iterable[_Json]) -> str | None:
+        remembered = self._remembered
+        for value in values:
+            leak = None
+            if isinstance(value, str):
+                leak = remembered(value) if len(value) <= _LONGEST_REMEMBERED else self._leak_in(value)
+            elif isinstance(value, dict):
+                leak = self.leak_in([one for name, one in value.items() if name != "event"])
+            elif isinstance(value, list):
+                leak = self.leak_in(value)
+            if leak is not None:
+                return leak
+        return None
+
+    def _leak_in(self, text: str) -> str | None:
+        text = text.lower()
+        if _UUID.fullmatch(text):  # every event has some: nothing fits into one but the end of a UUID of version 1
+            return "it holds a MAC address" if text[-12:] in self._macs else None
+        if _EMAIL.search(text):
+            return "it holds an e-mail address"
+        if _MAC.search(text) or any(mac in text for mac in self._macs):
+            return "it holds a MAC address"
+        if any(_shortest(word) in self.machine.addresses for word in _ADDRESS.findall(text)):
+            return "it holds an address of this machine"
+        seen = _UUID.sub(" ", text)
+        return next((f"it holds {what}" for what, pattern in self._names if pattern.search(seen)), None)
 
 
-def _leak_in_text(text: str, machine: Machine) -> str | None:
-    if _EMAIL.search(text):
-        return "it holds an e-mail address"
-    if _MAC.search(text) or any(mac.replace(":", "") in text for mac in machine.addresses if _MAC.fullmatch(mac)):
-        return "it holds a MAC address"
-    if any(_shortest(word) in machine.addresses for word in _ADDRESS.findall(text)):
-        return "it holds an address of this machine"
-    seen = _UUID.sub(" ", text)
-    for what, name in machine.names:
-        before = "" if name.startswith("/") else "(?<![a-z0-9])"
-        if _is_telling(name) and re.search(f"{before}{re.escape(name.lower())}(?![a-z0-9])", seen):
-            return f"it holds {what}"
-    return None
+_look: _Look | None = None
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    before = "" if name.startswith("/") else "(?<![a-z0-9])"
+    return re.compile(f"{before}{re.escape(name.lower())}(?![a-z0-9])")
 
 
 def _shortest(address: str) -> str:
+    if ":" in address and "::" not in address and address.count(":") not in _COLONS:
+        return ""
     try:
         return ipaddress.ip_address(address.rstrip(".")).compressed
     except ValueError:

@@ -61,7 +61,7 @@ class Lifebeat:
 
     def flush(self, timeout: float = 10.0) -> int:
         """Deliver what waits, within ``timeout`` seconds; says how many events were delivered."""
-        if self._is_idle():
+        if self.is_idle():
             return 0
         context = self._life.context("flush")
         return sum(flush(context, timedelta(seconds=timeout)) for flush in self._offered("flush", only_enabled=True))
@@ -115,7 +115,7 @@ class Lifebeat:
         self._is_checked = True
 
     def _start(self) -> None:
-        if self._is_idle():
+        if self.is_idle():
             return
         if self._is_checked or not on_event_loop():
             self._start_now()
@@ -147,7 +147,7 @@ class Lifebeat:
         if self._made is not None:
             self._made.stop()
 
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether there is nothing to do: telemetry is off, the job file is the shipped one, and nothing waits."""
         settings, source = self._source.read(), self._source
         if not settings.opted_out or self._has_own_jobs():

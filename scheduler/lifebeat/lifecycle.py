@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 EVERYBODY = ("process", "application")
 AT_ONCE = timedelta(0)
-JOIN_TIMEOUT = 1.0
+# Who gives up counts as an application of its own; sixty processes that start at once take seconds to come in.
+JOIN_TIMEOUT = 15.0
 LEAVE_TIMEOUT = 1.0
 EXIT_TIMEOUT = 1.0
 MARGIN = 0.25
@@ -469,18 +470,23 @@ class Lifecycle:
                 self._presence = Presence(state, clock=self.clock)
             return self._presence
 
-    def _arrive(self) -> tuple[bool, float]:
-        """Whether this process is the first in, and when the application started."""
-        with self._arriving:
+    def _arrive(self, timeout: float = JOIN_TIMEOUT) -> tuple[bool, float]:
+        """Whether this process is the first in, and when the application started; within so many seconds."""
+        until = time.monotonic() + timeout
+        alone = (True, self._started_at or self.clock.time())
+        if not self._arriving.acquire(timeout=timeout):
+            return alone
+        try:
             if self._arrival is None:
-                alone = (True, self._started_at or self.clock.time())
                 if self._stage == "idle" or self._engine is None:
                     return alone
-                arrival = self._engine.join(JOIN_TIMEOUT)
+                arrival = self._engine.join(max(until - time.monotonic(), 0.0))
                 self._arrival = (arrival.first, arrival.started_at) if arrival else alone
                 if arrival and arrival.unfinished:
                     self._tell_end(arrival.unfinished)
             return self._arrival
+        finally:
+            self._arriving.release()
 
     def _tell_end(self, run: Unfinished) -> None:
         """Run the shutdown jobs of a run whose last process left for others to go on, who never came."""
@@ -578,9 +584,10 @@ class Lifecycle:
 
     def _leave(self, timeout: float) -> bool:
         assert self._engine is not None  # noqa: S101 - only called while stopping
+        until = time.monotonic() + timeout
         try:
-            self._arrive()
-            return self._engine.leave(timeout)
+            self._arrive(timeout)
+            return self._engine.leave(max(until - time.monotonic(), 0.0))
         except EngineUnavailable:
             return False
 

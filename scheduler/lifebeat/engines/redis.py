@@ -16,7 +16,10 @@ from lifebeat.engines.timetable import Due
 from lifebeat.schedule import SECOND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    import logging
+    from collections.abc import Callable, Generator, Iterable, Mapping
+
+    from lifebeat.lifecycle import Lifecycle
 
 DAY = 86_400
 KEPT_LONGEST = 60 * DAY
@@ -78,28 +81,12 @@ class Shared:
             found = _text(redis.get(key))
             if found == holder:
                 return Claim.OURS
-        return Claim.ENDED if found == _ENDED else Claim.TAKEN
+        return _claim_of(found) or Claim.TAKEN
 
     def end(self, due: Due, *, kept: float) -> None:
         """The instant has run, or is not to run at all; for ``kept`` seconds nobody can take it any more."""
-        with self._asking() as redis, redis.pipeline(transaction=False) as pipe:
-            pipe.set(self._claim_key(due), _ENDED, px=int(kept * 1000))
-            pipe.zrem(self._prefix + "waiting", _member(due))
-            pipe.execute()
-
-    def forget(self, due: Iterable[Due]) -> None:
-        """Wait for these no more."""
-        members = [_member(one) for one in due]
-        if members:
-            with self._asking() as redis:
-                redis.zrem(self._prefix + "waiting", *members)
-
-    def ask_again(self, due: Iterable[Due], at: int) -> None:
-        """Have these sent again at that time, in microseconds since the epoch, if they are still waited for."""
-        scores = {_member(one): at / SECOND for one in due}
-        if scores:
-            with self._asking() as redis:
-                redis.zadd(self._prefix + "waiting", scores, xx=True)
+        with self._asking() as redis:
+            redis.set(self._claim_key(due), _ENDED, px=int(kept * 1000))
 
     # -- what was sent ---------------------------------------------------------------------------------------------
 
@@ -109,12 +96,15 @@ class Shared:
             found = redis.hgetall(self._prefix + "sent")
         return {str(_text(job)): int(instant) for job, instant in found.items()}
 
-    def note_sent(self, due: list[Due], again_at: int) -> None:
-        """These were sent, and are sent again at that time, in microseconds since the epoch, unless they have run."""
-        with self._asking() as redis, redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(self._prefix + "waiting", {_member(one): again_at / SECOND for one in due})
-            pipe.hset(self._prefix + "sent", mapping={one.job_id: one.instant for one in due})
-            pipe.execute()
+    def expect(self, due: list[Due], again_at: int) -> None:
+        """These are being sent, and are sent again at that time, in microseconds since the epoch, unless they ran."""
+        with self._asking() as redis:
+            redis.zadd(self._prefix + "waiting", {_member(one): again_at / SECOND for one in due})
+
+    def note_sent(self, last: Mapping[str, int]) -> None:
+        """By job, the last instant that was sent."""
+        with self._asking() as redis:
+            redis.hset(self._prefix + "sent", mapping=dict(last))
 
     def note_first_seen(self, job_id: str, at: int) -> None:
         """From this moment on, in microseconds since the epoch, the job's instants count, if none was sent yet."""
@@ -126,11 +116,39 @@ class Shared:
         with self._asking() as redis:
             redis.hdel(self._prefix + "sent", job_id)
 
-    def overdue(self, now: int) -> list[Due]:
-        """What was to be sent again by now: the longest waiting first, a thousand at a time."""
+    def ask_again(self, due: Iterable[Due], now: int, after: int) -> None:
+        """Have these sent again, if they are still waited for: ever later, as they grow old.
+
+        Args:
+            due: What is to be sent.
+            now: The time, in microseconds since the epoch.
+            after: How many microseconds later at least.
+        """
+        scores = {_member(one): (now + max(after, now - one.instant)) / SECOND for one in due}
+        if scores:
+            with self._asking() as redis:
+                redis.zadd(self._prefix + "waiting", scores, xx=True)
+
+    def forget(self, due: Iterable[Due]) -> None:
+        """Wait for these no more."""
+        members = [_member(one) for one in due]
+        if members:
+            with self._asking() as redis:
+                redis.zrem(self._prefix + "waiting", *members)
+
+    def overdue(self, now: int) -> dict[Due, Claim | None]:
+        """What was to be sent again by now, and whose it is: the longest waiting first, a thousand at a time.
+
+        ``None`` for what nobody has taken.
+        """
         with self._asking() as redis:
             found = redis.zrangebyscore(self._prefix + "waiting", "-inf", now / SECOND, start=0, num=_MANY)
-        return [_due(str(_text(member))) for member in found]
+            overdue = [_due(str(_text(member))) for member in found]
+            with redis.pipeline(transaction=False) as pipe:
+                for one in overdue:
+                    pipe.get(self._claim_key(one))
+                holders = [_text(holder) for holder in pipe.execute()]
+        return {one: _claim_of(holder) for one, holder in zip(overdue, holders, strict=True)}
 
     # -- the connection --------------------------------------------------------------------------------------------
 
@@ -147,6 +165,79 @@ class Shared:
             raise EngineUnavailable(f"Redis: {error or repr(error)}") from error
 
 
+class Outage:
+    """Says once that Redis, or the broker, cannot be reached, and once that it can again."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._lasts = False
+
+    def begins(self, error: Exception) -> None:
+        """It could not be reached just now."""
+        if not self._lasts:
+            told = error if isinstance(error, EngineUnavailable) else f"Redis or the broker: {error}"
+            self._logger.warning("%s; what the application shares waits, the process's own jobs go on", told)
+        self._lasts = True
+
+    def ends(self) -> None:
+        """It could be reached just now."""
+        if self._lasts:
+            self._logger.info("reachable again; what the application shares goes on")
+        self._lasts = False
+
+
+class Agreement:
+    """The part of an engine on which all processes agree: the ID and the seed, known before anything is shared.
+
+    Args:
+        life: The life that the engine belongs to.
+        shared: What is in Redis.
+    """
+
+    def __init__(self, life: Lifecycle, shared: Shared) -> None:
+        self.life = life
+        self.shared = shared
+        self.outage = Outage(life.logger)
+        self.is_ready = False
+        self._seed: str | None = None
+        self._ready: Callable[[], None] | None = None
+
+    def open(self, ready: Callable[[], None]) -> None:
+        """Agree at once, if Redis is there."""
+        self._ready = ready
+        with contextlib.suppress(EngineUnavailable):
+            self.agree()
+
+    def agree(self) -> None:
+        """Agree, unless that is done, and tell the life.
+
+        Raises:
+            EngineUnavailable: Redis cannot be reached; that has been said.
+        """
+        if self.is_ready:
+            return
+        try:
+            self._seed = self.shared.seed()
+            settings = self.life.source.read()
+            if settings.enabled and settings.instance_id is None:
+                self.life.agree_on_id()
+        except EngineUnavailable as error:
+            self.outage.begins(error)
+            raise
+        self.outage.ends()
+        self.is_ready = True
+        if self._ready is not None:
+            self._ready()
+
+    def seed(self) -> str | None:
+        """The same on every machine."""
+        return self._seed
+
+    def agree_on_id(self, candidate: str) -> str:
+        """The same on every machine."""
+        return self.shared.agree_on_id(candidate)
+
+
 def _text(value: str | bytes | None) -> str | None:
     """Some of RedBeat's connections decode, some do not."""
     return value.decode() if isinstance(value, bytes) else value
@@ -154,6 +245,12 @@ def _text(value: str | bytes | None) -> str | None:
 
 def _member(due: Due) -> str:
     return f"{due.job_id}:{due.instant}"
+
+
+def _claim_of(holder: str | None) -> Claim | None:
+    if holder is None:
+        return None
+    return Claim.ENDED if holder == _ENDED else Claim.TAKEN
 
 
 def _due(member: str) -> Due:
