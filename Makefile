@@ -12,7 +12,7 @@ run: .venv/.run          ## the main job in ten seconds: host, jobs and a local 
 	@$(BIN)/lifebeat demo
 
 test: .venv/.dev         ## every test but the long ones
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not soak" --ignore tests/deploy
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not soak" --ignore tests/deploy
 
 check: .venv/.dev        ## linters, type checkers, and the checks of deploy/ with the tools of their fields
 	$(BIN)/ruff check .

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from postgresql import PostgreSQL
 
 DEADLINE = 20.0
-LONG = ("test_wheel", "test_workers", "test_posthog_range", "test_stop_time", "test_degraded", "test_examples")
+LONG = (
+    "test_celery",
+    "test_procrastinate",
+    "test_wheel",
+    "test_workers",
+    "test_posthog_range",
+    "test_stop_time",
+    "test_degraded",
+    "test_examples",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -127,6 +127,7 @@ def test_a_killed_worker(installation: Installation, redis: RedisServer) -> None
     assert len(twice(cluster.runs())) <= 2
 
 
+@pytest.mark.soak
 def test_a_killed_child(installation: Installation, redis: RedisServer) -> None:
     """A run whose pool process is killed goes back to the queue at once, and its claim lets it run again."""
     cluster = CeleryCluster(installation, redis.url, jobs=1, every="1s", more="args: {seconds: 0.3}")
@@ -252,6 +253,7 @@ def test_redis_away(installation: Installation, redis: RedisServer) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.soak
 def test_a_start_without_redis(installation: Installation, redis: RedisServer, receiver: PostHogServer) -> None:
     """Where Redis is away from the first, a worker's own jobs run, and what is shared begins when it comes."""
     cluster = CeleryCluster(

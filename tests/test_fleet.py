@@ -12,6 +12,8 @@ import pytest
 
 from lifebeat.testing import telemetry_allowed
 
+pytestmark = pytest.mark.xdist_group("fleet")  # lived once, not once in each worker
+
 PROGRAM = Path(__file__).parent.parent / "benchmarks" / "fleet.py"
 INSTANCES = 4000
 HOUR = 60  # in minutes, as the figures are

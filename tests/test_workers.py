@@ -136,7 +136,6 @@ def check(names: Counter[str], receiver: PostHogServer) -> None:
     [
         ("sync", "reload", False),
         ("gthread", "kill", True),
-        ("gthread", "kill", False),
         ("uvicorn_worker.UvicornWorker", "recycle", False),
         ("sync", "recycle", False),
     ],
