@@ -82,7 +82,7 @@ class LocalEngine:
     def seed(self) -> None:
         """It is the machine's."""
 
-    def agree_on_id(self, _: str) -> None:
+    def agree_on_id(self, candidate: str) -> None:
         """It is kept in config or state."""
 
     def join(self, timeout: float) -> Arrival | None:
