@@ -25,6 +25,7 @@ from test_container import CONTAINERFILE, GRACE, HERE, PROJECT, USER, locked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ENDED = 128 + signal.SIGTERM  # as a parent sees a process that the signal ended
 BASE = re.search(r"^ARG BASE=(\S+)$", CONTAINERFILE.read_text(encoding="utf-8"), re.MULTILINE)
 
 # One worker for all of them: the image is built once. The time is for that, on a machine with too much to do.
@@ -169,7 +170,7 @@ def test_a_life_in_the_image(deployment: Deployment) -> None:
     assert status_of(running, "1")["Name"] == "lifebeat"
     _, *check = running.image.config["Healthcheck"]["Test"]
     assert eventually(lambda: running.run(*check).returncode == 0)
-    assert running.stop(GRACE) == 0
+    assert running.stop(GRACE) == ENDED
     assert deployment.receiver.names() == ["startup", "shutdown"]
     assert "Warning" not in running.log
 
@@ -203,11 +204,11 @@ def test_stop_is_bounded_when_nobody_answers(deployment: Deployment) -> None:
     deployment.receiver.hang()
     running = deployment.start()
     deployment.receiver.wait_for(lambda server: bool(server.requests), timeout=20)
-    assert running.stop(GRACE) == 0
+    assert running.stop(GRACE) == ENDED
     deployment.receiver.resume()
     again = deployment.start(**PATIENT)
     deployment.receiver.wait_for(lambda server: len(server.distinct()) == 3, timeout=20)
-    assert again.stop(GRACE) == 0
+    assert again.stop(GRACE) == ENDED
     assert told(deployment.receiver) == ["shutdown", "shutdown", "startup", "startup"]
 
 
@@ -232,9 +233,9 @@ def test_containers_on_one_volume_are_one_application(deployment: Deployment) ->
     two = deployment.start(**PATIENT)
     presence = (deployment.volume / "presence.lock").stat().st_ino
     eventually(lambda: len(re.findall(rf":{presence} ", Path("/proc/locks").read_text())) == 2)
-    assert one.stop(GRACE) == 0
+    assert one.stop(GRACE) == ENDED
     assert told(deployment.receiver) == ["startup"]
-    assert two.stop(GRACE) == 0
+    assert two.stop(GRACE) == ENDED
     assert told(deployment.receiver) == ["shutdown", "startup"]
 
 
@@ -257,13 +258,13 @@ def test_tuned_by_an_overlay_edited_while_it_runs(deployment: Deployment) -> Non
     edited.write_text("telemetryHeartbeatInterval: 1s\n")
     edited.replace(overlay)
     deployment.receiver.wait_for(lambda server: "heartbeat" in server.names(), timeout=20)
-    assert running.stop(GRACE) == 0
+    assert running.stop(GRACE) == ENDED
 
 
 def test_off_means_off(deployment: Deployment) -> None:
     """Switched off for one deployment, the host runs and stops all the same, and leaves nothing on its volume."""
     running = deployment.start(TELEMETRY_ENABLED="false")
     eventually(lambda: "started; telemetry is off" in running.log)
-    assert running.stop(GRACE) == 0
+    assert running.stop(GRACE) == ENDED
     assert deployment.receiver.connections == 0
     assert list(deployment.volume.iterdir()) == []
