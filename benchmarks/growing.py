@@ -122,7 +122,7 @@ def _goal(found: dict[str, Any], what: str, figures: tuple[str, str]) -> Goal:
     seen = {side[figure] for side in found["processes"].values() for figure in figures}
     figure = f"{min(seen)}" if len(seen) == 1 else f"{min(seen)} to {max(seen)}"
     limit = (
-        "a process that cannot come in within a second, because many others do, counts as an application of its own."
+        "a process that cannot come in within its time, because many others do, counts as an application of its own."
     )
     return Goal(what, "1", figure, "", seen == {1}, limit)
 

@@ -26,6 +26,7 @@ import nodejs
 import pictures
 import recording
 import registering
+import replicating
 import resting
 import starting
 import stopping
@@ -51,6 +52,7 @@ SCRIPTS: dict[str, ModuleType] = {
     "delivering": delivering,
     "arrivals": arrivals,
     "growing": growing,
+    "replicating": replicating,
 }
 INTRODUCTION = """\
 # Measured beside what people would use instead

@@ -12,7 +12,7 @@ import pytest
 from lifebeat.testing import telemetry_allowed
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-# What each has to compare. Node is fetched, so it is left out here; the fleet has tests of its own.
+# What each has to compare. Node is fetched, so it is left out here; the fleet and replicas have tests of their own.
 SIDES = {
     "starting": {"bare", "import posthog", "posthog", "lifebeat", "lifebeat off"},
     "looping": {"bare", "posthog", "lifebeat"},
@@ -65,7 +65,7 @@ def test_every_script_has_its_part_of_the_page() -> None:
     """No benchmark is left out of the tiny runs, of the results or of the page."""
     scripts = json.loads(python("-c", "import json, run; print(json.dumps(list(run.SCRIPTS)))"))
     results = json.loads((BENCHMARKS / "results.json").read_text(encoding="utf-8"))
-    assert set(scripts) == {*SIDES, "arrivals"} == set(results) - {"date", "machine"}
+    assert set(scripts) == {*SIDES, "arrivals", "replicating"} == set(results) - {"date", "machine"}
 
 
 @pytest.mark.parametrize("script", SIDES)
