@@ -36,7 +36,8 @@ bench-long: .venv/.bench ## the SDKs' real waits at a stop, and jobs a second ap
 docs: .venv/.dev         ## write the generated pages and schemas again
 	$(BIN)/python tests/generate.py
 
-dist: .venv/.dev         ## sdist, wheel, bill of materials and sums: the same bytes for the same commit
+dist: .venv/.pip         ## sdist, wheel, bill of materials and sums: the same bytes for the same commit
+	$(BIN)/python -m pip install --quiet 'build>=1.2'
 	$(BIN)/python deploy/release/dist.py
 
 clean:

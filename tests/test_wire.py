@@ -36,7 +36,7 @@ HOST = """
     scheduler = BackgroundScheduler()
     lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", release_version="2027.1")
     scheduler.start()
-    time.sleep(1.2)
+    time.sleep(2)
     scheduler.shutdown()
 """
 COMMON = {
@@ -62,7 +62,7 @@ MORE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("host_uses_posthog", [False, True])
 def test_nothing_else_leaves(installation: Installation, receiver: PostHogServer, *, host_uses_posthog: bool) -> None:
     """Events, headers and bodies are exactly the declared ones, whatever the host and ~/.netrc hold."""
-    installation.write(telemetryHeartbeatInterval="1s")
+    installation.write(telemetryHeartbeatInterval="300ms")
     (installation.directory / ".netrc").write_text("default login ada password secret\n")
     (installation.directory / ".netrc").chmod(0o600)
     more = {"HOST_USES_POSTHOG": receiver.url} if host_uses_posthog else {}

@@ -26,16 +26,37 @@ import uuid
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "deploy/container/requirements.lock"
-BUILD_LOCK = ROOT / "deploy/container/build.lock"
+LOCK = "deploy/container/requirements.lock"
+BUILD_LOCK = "deploy/container/build.lock"
 # The same for all releases: the bill's number is made from it and the wheel, and so the same for the same wheel.
 NAMESPACE = uuid.UUID("5d8a7c86-4f0e-4d7a-9a1c-6d7b0a5f3c21")
 EARLIEST = 315532800  # 1980, the first year of zip
 
 Json = dict[str, Any]
+
+
+class Package(NamedTuple):
+    """A package of a lock file.
+
+    Attributes:
+        name: Its name, in lower case.
+        version: The version that is locked.
+        hashes: SHA-256 of each of its files that may be installed.
+        needed_by: The names of those that need it.
+    """
+
+    name: str
+    version: str
+    hashes: list[str]
+    needed_by: list[str]
+
+    @property
+    def url(self) -> str:
+        """Its package URL."""
+        return f"pkg:pypi/{self.name}@{self.version}"
 
 
 def epoch() -> int:
@@ -51,41 +72,52 @@ def epoch() -> int:
     return int(datetime.fromisoformat(days[0]).replace(tzinfo=UTC).timestamp()) if days else EARLIEST
 
 
-def build(moment: int) -> tuple[bytes, bytes, str, str]:
-    """The sdist and the wheel, each with its file name.
+def release(moment: int) -> dict[str, bytes]:
+    """The sdist, the wheel and the bill, by their file names.
 
     Raises:
         SystemExit: The build failed; with what it said.
     """
     with tempfile.TemporaryDirectory() as directory:
-        source, out, constraints = (Path(directory, name) for name in ("source", "out", "constraints.txt"))
+        source, out = Path(directory, "source"), Path(directory, "out")
         export(source)
-        # Its version stands in the wheel.
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version, _ in locked(BUILD_LOCK)))
-        environ = {
-            **os.environ,
-            "SOURCE_DATE_EPOCH": str(moment),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PIP_CONSTRAINT": str(constraints),
-        }
-        command = [sys.executable, "-m", "build", "--outdir", str(out), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)  # noqa: S603 - ours
-        if done.returncode:
-            raise SystemExit(f"the build failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        build(source, out, moment)
         [sdist], [wheel] = out.glob("*.tar.gz"), out.glob("*.whl")
-        return level_tar(sdist.read_bytes(), moment), level_zip(wheel.read_bytes(), moment), sdist.name, wheel.name
+        packed = level_zip(wheel.read_bytes(), moment)
+        told = bill(packed, locked(source / LOCK), wheel.name.split("-")[1], moment)
+        return {
+            sdist.name: level_tar(sdist.read_bytes(), moment),
+            wheel.name: packed,
+            f"{sdist.name.removesuffix('.tar.gz')}.cdx.json": f"{json.dumps(told, indent=2)}\n".encode(),
+        }
 
 
 def export(target: Path) -> None:
-    """What is committed; where there are no commits, the tree as it is."""
+    """What is committed; where there are no commits, the tree as it is, without what setuptools adds to an sdist."""
     if not (ROOT / ".git").exists():
-        ignored = shutil.ignore_patterns(".venv", "dist", "build", "*.egg-info", "__pycache__", ".*_cache")
-        shutil.copytree(ROOT, target, ignore=ignored)
+        made = ("PKG-INFO", "setup.cfg", "*.egg-info", "__pycache__", ".*_cache", ".venv", "dist", "build")
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*made))
         return
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", "HEAD"]
     done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603 - nothing from outside
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(target, filter="data")
+
+
+def build(source: Path, out: Path, moment: int) -> None:
+    """Let the build backend make sdist and wheel."""
+    constraints = out.with_name("constraints.txt")  # setuptools' version stands in the wheel
+    constraints.write_text("".join(f"{one.name}=={one.version}\n" for one in locked(source / BUILD_LOCK)))
+    environ = {
+        **os.environ,
+        "SOURCE_DATE_EPOCH": str(moment),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PIP_CONSTRAINT": str(constraints),
+    }
+    command = [sys.executable, "-m", "build", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)  # noqa: S603 - ours
+    if done.returncode:
+        raise SystemExit(f"the build failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def level_tar(data: bytes, moment: int) -> bytes:
@@ -122,52 +154,51 @@ def level_zip(data: bytes, moment: int) -> bytes:
     return packed.getvalue()
 
 
-def bill(wheel: bytes, name: str, moment: int) -> Json:
-    """What the wheel consists of and needs, as CycloneDX: from the lock file, with its hashes."""
-    _, version = name.split("-")[:2]
-    parts = [_component(*one) for one in locked(LOCK)]
-    ours: Json = {
-        "type": "library",
-        "bom-ref": f"pkg:pypi/lifebeat@{version}",
-        "name": "lifebeat",
-        "version": version,
-        "purl": f"pkg:pypi/lifebeat@{version}",
-        "licenses": [{"license": {"id": "MIT"}}],
-        "hashes": [{"alg": "SHA-256", "content": hashlib.sha256(wheel).hexdigest()}],
-    }
+def bill(wheel: bytes, packages: list[Package], version: str, moment: int) -> Json:
+    """What the wheel needs, as CycloneDX: the locked packages with their hashes, and who needs what."""
+    digest = hashlib.sha256(wheel).hexdigest()
+    ours = Package("lifebeat", version, [digest], [])
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(NAMESPACE, hashlib.sha256(wheel).hexdigest())}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(NAMESPACE, digest)}",
         "version": 1,
         "metadata": {
             "timestamp": datetime.fromtimestamp(moment, tz=UTC).isoformat().replace("+00:00", "Z"),
-            "component": ours,
+            "component": {**_component(ours), "licenses": [{"license": {"id": "MIT"}}]},
         },
-        "components": parts,
-        "dependencies": [{"ref": ours["bom-ref"], "dependsOn": [part["bom-ref"] for part in parts]}],
+        "components": [_component(one) for one in packages],
+        "dependencies": [_needs(one, packages) for one in (ours, *packages)],
     }
 
 
-def locked(path: Path) -> list[tuple[str, str, list[str]]]:
-    """Each package of a lock file: its name, version and hashes."""
-    text = path.read_text("utf-8").replace("\\\n", " ")
-    found = re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)(.*)$", text, re.MULTILINE)
-    return [(name.lower(), version, re.findall(r"sha256:([0-9a-f]{64})", rest)) for name, version, rest in found]
+def locked(path: Path) -> list[Package]:
+    """Each package of a lock file, as ``uv pip compile`` writes it."""
+    parts = re.split(r"^([A-Za-z0-9_.-]+)==", path.read_text("utf-8"), flags=re.MULTILINE)
+    return [_package(name, about) for name, about in zip(parts[1::2], parts[2::2], strict=True)]
 
 
-def _component(name: str, version: str, hashes: list[str]) -> Json:
-    reference = f"pkg:pypi/{name}@{version}"
+def _package(name: str, about: str) -> Package:
+    _, _, users = about.partition("# via")
+    found = re.findall(r"^[ #]*([A-Za-z0-9][\w.-]*)", users, re.MULTILINE)
+    return Package(name.lower(), about.split(maxsplit=1)[0], re.findall(r"sha256:([0-9a-f]{64})", about), found)
+
+
+def _component(one: Package) -> Json:
     return {
         "type": "library",
-        "bom-ref": reference,
-        "name": name,
-        "version": version,
-        "purl": reference,
+        "bom-ref": one.url,
+        "name": one.name,
+        "version": one.version,
+        "purl": one.url,
         # One for each file of that version that may be installed.
-        "hashes": [{"alg": "SHA-256", "content": one} for one in sorted(hashes)],
+        "hashes": [{"alg": "SHA-256", "content": digest} for digest in sorted(one.hashes)],
     }
+
+
+def _needs(one: Package, packages: list[Package]) -> Json:
+    return {"ref": one.url, "dependsOn": [other.url for other in packages if one.name in other.needed_by]}
 
 
 def main() -> int:
@@ -175,11 +206,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description="Build a release, the same bytes for the same commit.")
     options.add_argument("--outdir", type=Path, default=ROOT / "dist", help="where to (default: dist)")
     args = options.parse_args()
-    moment = epoch()
-    sdist, wheel, sdist_name, wheel_name = build(moment)
-    told = json.dumps(bill(wheel, wheel_name, moment), indent=2) + "\n"
-    bill_name = f"{sdist_name.removesuffix('.tar.gz')}.cdx.json"
-    files = {sdist_name: sdist, wheel_name: wheel, bill_name: told.encode()}
+    files = release(epoch())
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     args.outdir.mkdir(parents=True, exist_ok=True)
     for old in args.outdir.iterdir():

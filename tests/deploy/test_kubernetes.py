@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+import copy
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
-import kustomize
-from conftest import Installation, end, eventually
+from artifacts import ROOT
+from conftest import Installation
+from kubelet import mount, variables
+from kustomize import KUBERNETES, OVERLAYS, REPLICAS, build, container, data, objects, one, pod
 from lifebeat import __version__
-from lifebeat.host import JOB_GRACE
+from lifebeat.host import JOB_GRACE, STOP_MARGIN
 from lifebeat.settings import BY_NAME
 
-ROOT = Path(__file__).parents[2]
-KUBERNETES = ROOT / "deploy/kubernetes"
-OVERLAYS = ("base", "overlays/staging", "overlays/production")
-REPLICAS = {"base": 1, "overlays/staging": 1, "overlays/production": 3}
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-@functools.cache
-def objects(overlay: str) -> list[dict[str, Any]]:
-    """What an overlay renders to."""
-    return kustomize.build(KUBERNETES / overlay)
-
-
-def one(overlay: str, kind: str) -> dict[str, Any]:
-    """The one object of a kind."""
-    [found] = [each for each in objects(overlay) if each["kind"] == kind]
-    return found
-
-
-def pod(overlay: str) -> dict[str, Any]:
-    """The pod's specification."""
-    spec: dict[str, Any] = one(overlay, "StatefulSet")["spec"]["template"]["spec"]
-    return spec
-
-
-def container(overlay: str) -> dict[str, Any]:
-    """The one container."""
-    [found] = pod(overlay)["containers"]
-    return dict(found)
+EXAMPLE = "secret.example.yaml"
 
 
 def environment(overlay: str) -> dict[str, str]:
@@ -62,14 +39,15 @@ def overlay(request: pytest.FixtureRequest) -> str:
 def test_the_schemas_of_kubernetes(overlay: str) -> None:
     """Every rendered object is what Kubernetes knows, with no field that it does not."""
     for each in objects(overlay):
-        kubernetes_validate.validate(each, "1.33", strict=True)
+        for version in SCHEMAS:
+            kubernetes_validate.validate(each, version, strict=True)
 
 
 def test_a_broken_object_would_be_found() -> None:
     """A field that does not exist does not pass."""
     broken = {**one("base", "StatefulSet"), "spec": {**one("base", "StatefulSet")["spec"], "replica": 1}}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(broken, "1.33", strict=True)
+        kubernetes_validate.validate(broken, SCHEMAS[0], strict=True)
 
 
 def test_restricted(overlay: str) -> None:
@@ -104,7 +82,7 @@ def test_probes_and_grace(overlay: str) -> None:
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container(overlay)[probe]["exec"]["command"] == ["lifebeat", "status", "--healthy"]
     flush = BY_NAME["telemetryShutdownTimeout"].default.total_seconds()
-    assert pod(overlay)["terminationGracePeriodSeconds"] >= JOB_GRACE + flush + 10
+    assert pod(overlay)["terminationGracePeriodSeconds"] >= JOB_GRACE + flush + STOP_MARGIN
 
 
 def test_replicas_and_what_they_need(overlay: str) -> None:
@@ -117,6 +95,7 @@ def test_replicas_and_what_they_need(overlay: str) -> None:
     assert bool(secrets) is shared
     assert all("secretKeyRef" in each["valueFrom"] for each in secrets)
     assert container(overlay)["image"].endswith(f":{__version__}-procrastinate" if shared else f":{__version__}")
+    assert any(each["kind"] == "PodDisruptionBudget" for each in objects(overlay)) is shared
     ports = {port["port"] for rule in one(overlay, "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]}
     assert ports == ({53, 443, 5432} if shared else {53, 443})
 
@@ -131,23 +110,56 @@ def test_nothing_comes_in(overlay: str) -> None:
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"} <= excepted
 
 
-def test_overlays_change_only_what_they_say() -> None:
+def apart(overlay: str) -> list[dict[str, Any]]:
+    """The objects without what every overlay may change: the namespace's name and the settings."""
+    found: list[dict[str, Any]] = copy.deepcopy(objects(overlay))
+    for each in found:
+        each["metadata"].pop("name" if each["kind"] == "Namespace" else "namespace")
+        if each["kind"] == "ConfigMap":
+            each["data"].pop("config.yaml")
+    return found
+
+
+def test_staging_changes_only_what_it_says() -> None:
     """Staging is the base with other settings in another namespace."""
-
-    def apart(overlay: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        for each in objects(overlay):
-            metadata = {name: value for name, value in each["metadata"].items() if name != "namespace"}
-            if each["kind"] == "Namespace":
-                metadata.pop("name")
-            rest = {name: value for name, value in each.items() if name != "metadata"}
-            if each["kind"] == "ConfigMap":
-                rest = {**rest, "data": {"jobs.yaml": each["data"]["jobs.yaml"]}}
-            found.append({**rest, "metadata": metadata})
-        return found
-
     assert apart("overlays/staging") == apart("base")
     assert {each["metadata"].get("namespace") for each in objects("overlays/staging")} == {"lifebeat-staging", None}
+
+
+def test_production_changes_only_what_it_says() -> None:
+    """Production is the base with other settings, more replicas and what those need."""
+    found = {each["kind"]: each for each in apart("overlays/production")}
+    del found["PodDisruptionBudget"]
+    spec = found["StatefulSet"]["spec"]
+    spec["replicas"] = 1
+    [inner] = spec["template"]["spec"]["containers"]
+    inner["image"] = inner["image"].removesuffix("-procrastinate")
+    assert [each["name"] for each in inner["env"][:2]] == ["LIFEBEAT_ENGINE", "LIFEBEAT_DATABASE"]
+    del inner["env"][:2]
+    assert found["NetworkPolicy"]["spec"]["egress"].pop()["ports"] == [{"protocol": "TCP", "port": 5432}]
+    assert found == {each["kind"]: each for each in apart("base")}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS[1:])
+def test_the_host_by_its_name(overlay: str, tmp_path: Path) -> None:
+    """With the component for Cilium, as its comment in the overlay says, what goes out goes to the PostHog host."""
+    tree = shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    path = tree / overlay / "kustomization.yaml"
+    path.write_text(re.sub(r"^( *)# *(components:|- \S+/cilium)", r"\1  \2", path.read_text(), flags=re.MULTILINE))
+    path.write_text(path.read_text().replace("  components:", "components:"))
+    found = {each["kind"]: each for each in build(tree / overlay)}
+    cilium, policy = found["CiliumNetworkPolicy"], found["NetworkPolicy"]
+    look_ups, https = cilium["spec"]["egress"]
+    assert cilium["apiVersion"] == "cilium.io/v2"
+    assert cilium["metadata"]["namespace"] == policy["metadata"]["namespace"]
+    assert cilium["spec"]["endpointSelector"] == policy["spec"]["podSelector"]
+    assert look_ups["toPorts"][0]["rules"] == {"dns": [{"matchPattern": "*"}]}
+    host = yaml.safe_load(found["ConfigMap"]["data"]["config.yaml"])["telemetryHost"]
+    assert {"matchName": host.removeprefix("https://")} in https["toFQDNs"]
+    assert https["toPorts"] == [{"ports": [{"port": "443", "protocol": "TCP"}]}]
+    ports = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert ports == ([5432] if REPLICAS[overlay] > 1 else [])
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
 
 
 def test_no_secrets() -> None:
@@ -155,33 +167,25 @@ def test_no_secrets() -> None:
     for path in KUBERNETES.rglob("*.yaml"):
         text = path.read_text()
         assert "phc_" not in text
-        assert "kind: Secret" not in text
         assert ":latest" not in text
+    assert not [each for overlay in OVERLAYS for each in objects(overlay) if each["kind"] == "Secret"]
+
+
+def test_the_secrets_to_fill_in() -> None:
+    """The example has every key that the pods ask for, with nothing in it."""
+    secrets = {each["metadata"]["name"]: each for each in yaml.safe_load_all((KUBERNETES / EXAMPLE).read_text())}
+    for each in secrets.values():
+        kubernetes_validate.validate(each, SCHEMAS[0], strict=True)
+    assert [each["secretRef"]["name"] for each in container("base")["envFrom"]] == ["lifebeat"]
+    assert secrets.pop("lifebeat")["stringData"] == {"TELEMETRY_API_KEY": "", "TELEMETRY_INSTANCE_ID": ""}
+    [database] = [each["valueFrom"] for each in container("overlays/production")["env"] if "valueFrom" in each]
+    asked = database["secretKeyRef"]
+    assert {name: each["stringData"] for name, each in secrets.items()} == {asked["name"]: {asked["key"]: ""}}
 
 
 def test_the_job_file_is_the_shipped_one() -> None:
     """The job file to start from is the one that ships."""
     assert (KUBERNETES / "base/jobs.yaml").read_text() == (ROOT / "config/jobs.yaml").read_text()
-
-
-def mounted(overlay: str, directory: Path) -> Path:
-    """The ConfigMap as the kubelet mounts it: links to a directory behind one link."""
-    config = directory / "mounted"
-    config.mkdir()
-    bring(config, dict(one(overlay, "ConfigMap")["data"]))
-    for name in one(overlay, "ConfigMap")["data"]:
-        (config / name).symlink_to(f"..data/{name}")
-    return config
-
-
-def bring(config: Path, data: dict[str, str]) -> None:
-    """A new edition of the files, brought in by one rename as the kubelet does."""
-    edition = config / f"..{len(list(config.iterdir()))}"
-    edition.mkdir()
-    for name, text in data.items():
-        (edition / name).write_text(text)
-    (config / "..data_tmp").symlink_to(edition.name)
-    (config / "..data_tmp").replace(config / "..data")
 
 
 @pytest.mark.parametrize(
@@ -192,36 +196,12 @@ def bring(config: Path, data: dict[str, str]) -> None:
         ("overlays/production", "24h", "https://eu.i.posthog.com"),
     ],
 )
-def test_the_interval_that_it_promises(overlay: str, interval: str, host: str, tmp_path: Path) -> None:
+def test_the_interval_that_it_promises(overlay: str, interval: str, host: str, installation: Installation) -> None:
     """With the rendered files and variables the settings are what the overlay says, and the files pass the check."""
-    config = mounted(overlay, tmp_path)
-    environ = {**os.environ, **environment(overlay), "LIFEBEAT_CONFIG_DIR": str(config)}
-    commands = [[sys.executable, "-m", "lifebeat", command] for command in ("check", "config", "plan")]
-    check, shown, plan = (
-        subprocess.run(command, env=environ, capture_output=True, text=True, check=False) for command in commands
-    )
-    assert check.returncode == 0, check.stdout + check.stderr
-    assert [line.split()[1] for line in shown.stdout.splitlines() if "HeartbeatInterval" in line] == [interval]
-    assert [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("telemetryHost ")] == [host]
-    assert f"every {interval}" in plan.stdout
-
-
-@pytest.fixture
-def noting(installation: Installation) -> Installation:
-    """An installation with a module whose job says that it ran."""
-    (installation.directory / "noting.py").write_text("def note(text):\n    print(text, flush=True)\n")
-    return installation
-
-
-def test_a_live_edit(noting: Installation) -> None:
-    """What the kubelet brings into a mounted ConfigMap is followed by the running host."""
-    config = mounted("base", noting.directory)
-    settings = {"config.yaml": "telemetryEnabled: false\n"}
-    job = "jobs:\n  note: {run: 'noting:note', every: 200ms, args: {text: NAME}}\n"
-    bring(config, {**settings, "jobs.yaml": job.replace("NAME", "old")})
-    process = noting.lifebeat("run", "--config", str(config), "--allow", "noting", PYTHONPATH=str(noting.directory))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "old\n"
-    bring(config, {**settings, "jobs.yaml": job.replace("NAME", "new")})
-    assert eventually(lambda: process.stdout is not None and process.stdout.readline() == "new\n")
-    end(process)
+    mounts = {"config": mount(data(overlay), installation.directory / "mounted"), "state": installation.directory}
+    environ = variables(container(overlay), mounts, {})
+    code, out, err = installation.run("check", **environ)
+    assert code == 0, out + err
+    shown = dict(line.split()[:2] for line in installation.run("config", **environ)[1].splitlines() if line.strip())
+    assert (shown["telemetryHeartbeatInterval"], shown["telemetryHost"]) == (interval, host)
+    assert f"every {interval}" in installation.run("plan", **environ)[1]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from lifebeat.version import __version__
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
-def dist(source: Path, out: Path, **environ: str) -> dict[str, bytes]:
+def dist(source: Path, out: Path, umask: int = 0o022, **environ: str) -> dict[str, bytes]:
     """What ``make dist`` makes of a tree."""
     command = [sys.executable, str(source / "deploy/release/dist.py"), "--outdir", str(out)]
-    done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+    told = {**os.environ, **environ}
+    done = subprocess.run(command, env=told, umask=umask, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
@@ -58,7 +60,36 @@ def test_the_same_bytes(built: dict[str, bytes], tmp_path: Path) -> None:
     """Two builds of one commit, in two places with other modes, times and time zones, are the same to the byte."""
     again = tmp_path / "again"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(again)], check=True)
-    assert dist(again, tmp_path / "dist", TZ="America/Lima") == built
+    assert dist(again, tmp_path / "dist", umask=0o077, TZ="America/Lima") == built
+
+
+def test_the_same_bytes_from_the_sdist(built: dict[str, bytes], tmp_path: Path) -> None:
+    """The sdist, unpacked by another user where there is no git, makes the same release again."""
+    (tmp_path / "sdist.tar.gz").write_bytes(built[f"lifebeat-{__version__}.tar.gz"])
+    subprocess.run(["tar", "xzf", "sdist.tar.gz"], cwd=tmp_path, check=True)
+    source = tmp_path / f"lifebeat-{__version__}"
+    if os.geteuid() == 0:
+        for path in (source, *source.rglob("*")):
+            os.chown(path, 65534, 65534)
+    moment = str(int((source / "PKG-INFO").stat().st_mtime))
+    assert dist(source, tmp_path / "dist", SOURCE_DATE_EPOCH=moment) == built
+
+
+@pytest.mark.parametrize(
+    ("heading", "moment"), [("## [0.1.0] - 2026-11-23", 1795392000), ("## [Unreleased]", 315532800)]
+)
+def test_the_time_without_git(tmp_path: Path, heading: str, moment: int) -> None:
+    """Without commits and without SOURCE_DATE_EPOCH the time is that of the newest release in the changelog."""
+    program = tmp_path / "deploy/release/dist.py"
+    program.parent.mkdir(parents=True)
+    program.write_bytes((ROOT / "deploy/release/dist.py").read_bytes())
+    (tmp_path / "CHANGELOG.md").write_text(
+        f"# Changelog\n\n{heading}\n\n## [0.0.9] - 2026-01-01\n" if "-" in heading else heading
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
+    code = f"import runpy; print(runpy.run_path({str(program)!r})['epoch']())"
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == moment
 
 
 def test_what_is_in_it(built: dict[str, bytes], tmp_path: Path) -> None:
@@ -99,15 +130,56 @@ def test_the_bill_of_materials(built: dict[str, bytes]) -> None:
     names = {part["name"] for part in bill["components"]}
     assert {"apscheduler", "posthog", "pyyaml", "tzdata", "requests"} <= names
     assert all(part["hashes"] for part in bill["components"])
+    needs = {one["ref"]: one["dependsOn"] for one in bill["dependencies"]}
+    ours = bill["metadata"]["component"]["bom-ref"]
+    direct = {reference.removeprefix("pkg:pypi/").partition("@")[0] for reference in needs[ours]}
+    assert direct == {name.lower() for name in requirements("lifebeat")}
+    found, left = set[str](), [ours]
+    while left:
+        found.add(one := left.pop())
+        left += set(needs[one]) - found
+    assert found - {ours} == {part["bom-ref"] for part in bill["components"]}
+
+
+def requirements(package: str) -> list[str]:
+    """What a package says that it needs, extras aside."""
+    told = metadata.requires(package) or []
+    return [re.split(r"[^\w.-]", one)[0] for one in told if "extra ==" not in one]
+
+
+def disagreement(changelog: str, version: str) -> str:
+    """What is wrong between a changelog and a version; empty if nothing is."""
+    headings = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    releases = headings[1:] if headings and headings[0] == "[Unreleased]" else headings
+    dated = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)(?: \[YANKED\])?", one) for one in releases]
+    if not all(dated):
+        return "a release is `## [1.2.3] - 2027-01-31`, with ` [YANKED]` after it if it was"
+    numbers = [tuple(map(int, one[1].split("."))) for one in dated if one]
+    if numbers != sorted(numbers, reverse=True):
+        return "the newest release comes first"
+    newest = next((one[1] for one in dated if one), version)  # before the first release there is none
+    return "" if newest == version else f"the newest release is {newest}, the version {version}"
 
 
 def test_one_version() -> None:
-    """The changelog knows the version, and nothing else in the project writes one down."""
-    headings = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert headings[0] == "Unreleased" or headings[0] == __version__
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", one) for one in headings[1:])
-    assert headings[0] == "Unreleased" or __version__ in headings
+    """The changelog's newest release is the version, and the package takes it from its one place."""
+    assert disagreement((ROOT / "CHANGELOG.md").read_text(), __version__) == ""
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changelog", "said"),
+    [
+        ("## [Unreleased]\n\n## [1.2.0] - 2027-01-31\n\n## [1.1.9] - 2027-01-01 [YANKED]\n", ""),
+        ("## [Unreleased]\n\n## [1.1.0] - 2027-01-31\n", "the newest release is 1.1.0, the version 1.2.0"),
+        ("## [1.3.0] - 2027-01-31\n\n## [1.2.0] - 2027-01-01\n", "the newest release is 1.3.0, the version 1.2.0"),
+        ("## [1.2.0] - 2027-01-31\n\n## [1.10.0] - 2027-01-01\n", "the newest release comes first"),
+        ("## [1.2.0] - soon\n", "a release is `## [1.2.3] - 2027-01-31`, with ` [YANKED]` after it if it was"),
+    ],
+)
+def test_a_forgotten_version_is_found(changelog: str, said: str) -> None:
+    """A changelog that says something else than version 1.2.0 is found out."""
+    assert disagreement(changelog, "1.2.0") == said
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
