@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from postgresql import PostgreSQL
 
-DEADLINE = 20.0
+DEADLINE = 30.0
 LONG = (
     "test_celery",
     "test_procrastinate",

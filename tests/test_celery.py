@@ -227,6 +227,7 @@ def test_an_older_job_file(installation: Installation, redis: RedisServer, tmp_p
 OWN = "  own:\n    run: noting:note\n    every: 500ms\n"
 
 
+@pytest.mark.soak
 def test_redis_away(installation: Installation, redis: RedisServer) -> None:
     """While Redis is away a worker's own jobs go on, beat says so once, and both go on by themselves: none twice."""
     cluster = CeleryCluster(installation, redis.url, jobs=3, every="500ms", more="coalesce: false")

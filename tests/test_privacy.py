@@ -235,7 +235,7 @@ def test_canaries_stay_at_home(installation: Installation, receiver: PostHogServ
     settings = {key.name: version for key in KEYS if key.name in {"appName", "appVersion", "releaseVersion"}}
     installation.write(
         **settings,
-        telemetryHeartbeatInterval="1s",
+        telemetryHeartbeatInterval="200ms",
         telemetryStateDir=f"state-{SECRET}",
         adminUsername=USER,
         adminMail=MAIL,
