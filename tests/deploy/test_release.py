@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -32,6 +33,12 @@ def dist(source: Path, out: Path, umask: int = 0o022, **environ: str) -> dict[st
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
+def git(place: Path, *command: str) -> str:
+    """What a git command says."""
+    told = ["git", "-C", str(place), "-c", "user.name=a test", "-c", "user.email=test@example.org", *command]
+    return subprocess.run(told, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone somewhere else, with other modes and times, and things lying around."""
@@ -40,9 +47,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("elsewhere") / "clone"
     old = os.umask(0o077)
     try:
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(place)], check=True)
+        git(ROOT, "clone", "--quiet", str(ROOT), str(place))
     finally:
         os.umask(old)
+    for name in git(ROOT, "ls-files", "--modified", "-z").split("\0")[:-1]:  # what is tried before it is committed
+        (place / name).unlink()
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, place / name)
+    git(place, "commit", "--quiet", "--all", "--allow-empty", "--message", "as it is here")
     (place / "config/config.json").write_text("{}")
     (place / "tests/note.py").write_text("")
     for path in (place / "scheduler").rglob("*.py"):
@@ -56,10 +68,10 @@ def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return dist(clone, tmp_path_factory.mktemp("dist"), TZ="Asia/Tokyo")
 
 
-def test_the_same_bytes(built: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_same_bytes(clone: Path, built: dict[str, bytes], tmp_path: Path) -> None:
     """Two builds of one commit, in two places with other modes, times and time zones, are the same to the byte."""
     again = tmp_path / "again"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(again)], check=True)
+    git(clone, "clone", "--quiet", str(clone), str(again))
     assert dist(again, tmp_path / "dist", umask=0o077, TZ="America/Lima") == built
 
 
@@ -76,16 +88,18 @@ def test_the_same_bytes_from_the_sdist(built: dict[str, bytes], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("heading", "moment"), [("## [0.1.0] - 2026-11-23", 1795392000), ("## [Unreleased]", 315532800)]
+    ("changelog", "moment"),
+    [
+        ("## [Unreleased]\n\n## [0.2.0] - 2026-11-23\n\n## [0.1.0] - 2026-01-01\n", 1795392000),
+        ("## [Unreleased]\n", 315532800),  # the first that a wheel can hold
+    ],
 )
-def test_the_time_without_git(tmp_path: Path, heading: str, moment: int) -> None:
+def test_the_time_without_git(tmp_path: Path, changelog: str, moment: int) -> None:
     """Without commits and without SOURCE_DATE_EPOCH the time is that of the newest release in the changelog."""
     program = tmp_path / "deploy/release/dist.py"
     program.parent.mkdir(parents=True)
     program.write_bytes((ROOT / "deploy/release/dist.py").read_bytes())
-    (tmp_path / "CHANGELOG.md").write_text(
-        f"# Changelog\n\n{heading}\n\n## [0.0.9] - 2026-01-01\n" if "-" in heading else heading
-    )
+    (tmp_path / "CHANGELOG.md").write_text(changelog)
     environ = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
     code = f"import runpy; print(runpy.run_path({str(program)!r})['epoch']())"
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
@@ -110,6 +124,7 @@ def test_what_is_in_it(built: dict[str, bytes], tmp_path: Path) -> None:
     names = [one.name.partition("/")[2] for one in members]
     assert names == sorted(names)
     assert not {"config/config.json", "tests/note.py"} & set(names)
+    assert len(built[f"lifebeat-{__version__}.tar.gz"]) < 2_000_000  # nothing but text belongs into it
     assert {"deploy/systemd/lifebeat.service", "docs/release.md", "scheduler/lifebeat/version.py"} <= set(names)
     with zipfile.ZipFile(tmp_path / f"lifebeat-{__version__}-py3-none-any.whl") as wheel:
         assert wheel.testzip() is None
@@ -182,11 +197,16 @@ def test_a_forgotten_version_is_found(changelog: str, said: str) -> None:
     assert disagreement(changelog, "1.2.0") == said
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_the_forge_understands_the_workflows(path: Path) -> None:
+def schema_check(*paths: Path) -> subprocess.CompletedProcess[str]:
+    """Hold workflows against the forge's schema."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    return subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, check=False)
+
+
+def test_the_forge_understands_the_workflows() -> None:
     """Each workflow fits the forge's schema."""
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [path.name for path in WORKFLOWS] == ["check.yml", "release.yml"]
+    done = schema_check(*WORKFLOWS)
     assert done.returncode == 0, done.stdout
 
 
@@ -201,8 +221,7 @@ def test_the_schema_really_looks(tmp_path: Path) -> None:
     """The same call refuses a workflow with a job that runs nowhere."""
     bad = tmp_path / "bad.yml"
     bad.write_text(WORKFLOWS[0].read_text().replace("runs-on", "run-on"))
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(bad)]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+    assert schema_check(bad).returncode == 1
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -211,9 +230,21 @@ def test_workflows_may_little(path: Path) -> None:
     text = path.read_text()
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] == {}
-    assert all(re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", one) for one in re.findall(r"uses: (\S+)", text))
+    used = [one for one in re.findall(r"uses: (\S+)", text) if not one.startswith("./")]
+    assert all(re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", one) for one in used)
     assert "secrets." not in text
-    assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+    assert all("timeout-minutes" in job or "uses" in job for job in workflow["jobs"].values())
+    for job in workflow["jobs"].values():  # who may publish may not write to the repository, and the other way round
+        assert not {"id-token", "contents"} <= {name for name, may in job["permissions"].items() if may == "write"}
+
+
+def test_nothing_is_published_untested() -> None:
+    """A release is published after the checks, and after two machines have made the same of it; its page is last."""
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    assert jobs["check"]["uses"] == "./.github/workflows/check.yml"
+    assert set(jobs["publish"]["needs"]) == {"check", "build"}
+    assert jobs["page"]["needs"] == "publish"
+    assert any(str(step.get("run")).startswith("diff -r ") for step in jobs["publish"]["steps"])
 
 
 def test_the_matrix_is_what_is_promised() -> None:
