@@ -388,6 +388,8 @@ class Lifecycle:
             return
         import asyncio  # noqa: PLC0415 - only for async functions, whose host has it already
 
+        from lifebeat import coroutines  # noqa: PLC0415 - the same
+
         seconds = None if timeout is None else timeout.total_seconds()
         loop = self._scheduler.event_loop if self._scheduler else None
 
@@ -397,7 +399,7 @@ class Lifecycle:
         if loop is not None and loop.is_running():
             asyncio.run_coroutine_threadsafe(bounded(), loop).result()
         else:
-            asyncio.run(bounded())
+            coroutines.complete(bounded())
 
     def context(
         self,
