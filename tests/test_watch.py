@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 import time
@@ -186,3 +187,20 @@ def test_it_stops(tmp_path: Path) -> None:
     path.write_text("jobs: []\n")
     eventually(lambda: not [one for one in threading.enumerate() if one.name == "lifebeat-watch"], timeout=PROMISED)
     assert noticed == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_many_open_files(tmp_path: Path) -> None:
+    """A host with more than a thousand open files is told of changes all the same."""
+    path = tmp_path / "jobs.yaml"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with watching(path) as noticed:
+            path.write_text("jobs: []\n")
+            eventually(lambda: noticed, timeout=PROMISED)
+    finally:
+        for one in opened:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

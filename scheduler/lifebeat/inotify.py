@@ -56,10 +56,13 @@ class Inotify:
 
     def wait(self, wake: int, timeout: float) -> bool:
         """Wait for a change, for at most ``timeout`` seconds or until ``wake`` can be read; whether there was one."""
-        ready, _, _ = select.select([self._fd, wake], [], [], timeout)
-        if self._fd in ready:
+        poll = select.poll()  # not select, which knows the first 1,024 descriptors only
+        poll.register(self._fd, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        changed = self._fd in dict(poll.poll(timeout * 1000))
+        if changed:
             os.read(self._fd, _BUFFER)
-        return self._fd in ready
+        return changed
 
     def close(self) -> None:
         """Watch no more."""

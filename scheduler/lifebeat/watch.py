@@ -55,9 +55,9 @@ class Watch:
                 os.write(self._wake, b".")
 
     def look(self) -> bool:
-        """Look once; says whether there was a change, after ``changed`` was called for it."""
+        """Look once; says whether there was a change, after ``changed`` was called for it. Not after the stop."""
         now = self._look()
-        if now == self._seen:
+        if now == self._seen or self._stop.is_set():
             return False
         self._seen = now
         self._changed()
