@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED
+from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
+from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 
-from conftest import eventually
+from conftest import DEADLINE, eventually
+from lifebeat.executor import MAX_THREADS
 from lifebeat.jobfile import JobSpec
-from lifebeat.registry import ALIAS, Registry
+from lifebeat.registry import ALIAS, Registry, Store
 from lifebeat.schedule import SECOND, Every, Grid, Single, jitter_of, to_datetime, to_instant
 from lifebeat.triggers import InstantTrigger
 
@@ -189,6 +196,79 @@ def test_host_listeners_hear_of_runs(scheduler: Any) -> None:
     made.add_once("bad", timedelta(0), fail)
     eventually(lambda: len(heard) == 2)
     assert sorted(heard) == sorted([EVENT_JOB_EXECUTED, EVENT_JOB_ERROR])
+
+
+def test_a_job_that_exits_runs_again(scheduler: Any) -> None:
+    """A job that calls ``sys.exit`` has failed, and is neither the end of its thread nor of its runs."""
+    ran: list[datetime] = []
+    failed: list[BaseException] = []
+    scheduler.add_listener(lambda event: failed.append(event.exception), EVENT_JOB_ERROR)
+
+    def leave(instant: datetime) -> None:
+        ran.append(instant)
+        sys.exit("done")
+
+    made = registry(scheduler)
+    scheduler.start()
+    made.add(spec("one"), Grid(SECOND // 20), no_jitter, leave)
+    eventually(lambda: len(failed) > MAX_THREADS)
+    assert {type(one) for one in failed} == {SystemExit}
+
+
+def test_more_jobs_than_threads(scheduler: Any) -> None:
+    """What finds no thread waits in line, in order, and runs when one is free."""
+    gate = threading.Event()
+    ran: list[int] = []
+
+    def work(number: int, _: datetime) -> None:
+        ran.append(number)
+        gate.wait(DEADLINE)
+
+    made = registry(scheduler)
+    scheduler.start()
+    soon = to_instant(datetime.now(tz=UTC)) + SECOND // 2
+    for number in range(MAX_THREADS + 5):
+        made.add(spec(f"job{number}"), Single(soon + number), no_jitter, partial(work, number))
+    eventually(lambda: len(ran) == MAX_THREADS)
+    gate.set()
+    eventually(lambda: len(ran) == MAX_THREADS + 5)
+    assert ran[MAX_THREADS:] == list(range(MAX_THREADS, MAX_THREADS + 5))
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["add_job", "update_job", "remove_job", "get_due_jobs"]),
+            st.sampled_from("abcd"),
+            st.one_of(st.none(), st.integers(0, 5)),
+        ),
+        max_size=30,
+    )
+)
+def test_store_is_as_that_of_apscheduler(steps: list[tuple[str, str, int | None]]) -> None:
+    """Whatever is done to it, our store answers as APScheduler's own in memory does."""
+    ours: Any = Store()
+    theirs: Any = MemoryJobStore()
+
+    def answer(store: Any, step: str, job_id: str, second: int | None) -> Any:
+        moment = None if second is None else datetime.fromtimestamp(second, tz=UTC)
+        job = SimpleNamespace(id=job_id, next_run_time=moment)
+        try:
+            match step:
+                case "get_due_jobs":
+                    return store.get_due_jobs(moment or to_datetime(0))
+                case "remove_job":
+                    return store.remove_job(job_id)
+                case _:
+                    return getattr(store, step)(job)
+        except (JobLookupError, ConflictingIdError) as error:
+            return type(error)
+
+    for step in steps:
+        assert answer(ours, *step) == answer(theirs, *step)
+        assert ours.get_all_jobs() == theirs.get_all_jobs()
+        assert ours.get_next_run_time() == theirs.get_next_run_time()
+        assert [ours.lookup_job(one) for one in "abcd"] == [theirs.lookup_job(one) for one in "abcd"]
 
 
 def test_no_thread_remains_when_nothing_runs(scheduler: Any) -> None:

@@ -6,9 +6,10 @@ a function which instant it runs for.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import sys
 import threading
-from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,19 +25,14 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
 
     def __init__(self) -> None:
         super().__init__()
-        self._line: deque[tuple[Any, list[datetime]]] = deque()
+        # Python's own queue, in C, wakes a thread up in half the time of a condition.
+        self._line: queue.SimpleQueue[tuple[Any, list[datetime]] | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._threads = 0
         self._idle = 0
+        self._promised = 0  # what is in line or about to be; a thread does not end while there is something
         self._running = 0
         self.is_awaited = False
-        self._is_over = False
-
-    def start(self, scheduler: Any, alias: str) -> None:
-        """The scheduler has started, perhaps not for the first time."""
-        self._is_over = False
-        base: Any = super()
-        base.start(scheduler, alias)
 
     def shutdown(self, wait: bool = True) -> None:
         """Forget what waits in line.
@@ -46,10 +42,20 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
         """
         self.is_awaited = wait
         with self._changed:
-            self._running -= len(self._line)
-            self._line.clear()
-            self._is_over = True
+            self._running -= self._empty()
+            for _ in range(self._idle):
+                self._promised += 1
+                self._line.put(None)
             self._changed.notify_all()
+
+    def _empty(self) -> int:
+        """Take what is in line out of it; says how many runs that were."""
+        taken = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken += self._line.get_nowait() is not None
+                self._promised -= 1
+        return taken
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until nothing runs, for at most ``timeout`` seconds (``None``: for ever); says whether nothing does."""
@@ -58,45 +64,55 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
         with self._changed:
-            self._line.append((job, run_times))
+            self._promised += 1
             self._running += 1
-            if self._idle >= len(self._line):
-                self._changed.notify_all()
-                return
-            if self._threads >= MAX_THREADS:
-                return
-            self._threads += 1
+            more = self._idle < self._promised and self._threads < MAX_THREADS
+            self._threads += more
+            self._idle += more
         try:
-            threading.Thread(target=self._work, name="lifebeat-job", daemon=True).start()
+            if more:
+                threading.Thread(target=self._work, name="lifebeat-job", daemon=True).start()
         except RuntimeError:  # the system has no thread left, or the interpreter ends
             with self._changed:
-                self._threads -= 1
+                self._promised -= 1
                 self._running -= 1
-                self._line.remove((job, run_times))
+                self._threads -= 1
+                self._idle -= 1
             raise
+        self._line.put((job, run_times))
 
-    def _await_more(self) -> bool:
-        self._idle += 1
-        try:
-            self._changed.wait_for(lambda: self._line or self._is_over, LINGER)
-        finally:
-            self._idle -= 1
-        return bool(self._line)
+    def _await_more(self) -> tuple[Any, list[datetime]] | None:
+        """The next of the line; ``None`` where there is nothing more to do, and the thread ends."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                more = self._line.get(timeout=LINGER)
+                with self._changed:
+                    self._promised -= 1
+                    self._idle -= 1
+                return more
+            with self._changed:
+                if not self._promised:
+                    self._idle -= 1
+                    return None
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                if not self._await_more():
-                    self._threads -= 1
-                    return
-                job, run_times = self._line.popleft()
-            try:
-                base: Any = super()
-                base._run_job_success(job.id, _run(job, run_times, self._logger))  # noqa: SLF001 - our own base class
-            finally:
+        try:
+            while (more := self._await_more()) is not None:
+                self._run_all(*more)
                 with self._changed:
-                    self._running -= 1
-                    self._changed.notify_all()
+                    self._idle += 1
+        finally:
+            with self._changed:
+                self._threads -= 1
+
+    def _run_all(self, job: Any, run_times: list[datetime]) -> None:
+        try:
+            base: Any = super()
+            base._run_job_success(job.id, _run(job, run_times, self._logger))  # noqa: SLF001 - our own base class
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
 
 def _run(job: Any, run_times: list[datetime], logger: Any) -> list[JobExecutionEvent]:
@@ -115,7 +131,7 @@ def _run_once(job: Any, run_time: datetime, logger: Any) -> JobExecutionEvent:
     alias = job._jobstore_alias  # noqa: SLF001 - APScheduler's own executors use it
     try:
         value = job.func(run_time.astimezone(UTC))
-    except Exception as error:
+    except BaseException as error:  # a job that calls sys.exit() ends neither its thread nor its further runs
         logger.exception("job %s failed", job.name)
         return JobExecutionEvent(EVENT_JOB_ERROR, job.id, alias, run_time, exception=error, traceback="")
     return JobExecutionEvent(EVENT_JOB_EXECUTED, job.id, alias, run_time, retval=value)

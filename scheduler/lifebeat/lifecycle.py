@@ -238,11 +238,11 @@ class Lifecycle:
         instants = instants_of(spec.trigger, job_id=spec.id, seed=seed, started_at=self._started_at)
         if instants is None:
             return
-        jitter = partial(_jitter, spec, seed)
+        jitter = partial(_jitter, spec, seed) if spec.jitter else _no_jitter
         if spec.once == "application":
             self._engine.add(spec, instants, jitter, partial(self._run, spec), make_up=first)
         else:
-            self._scheduler.add(spec, instants, jitter, lambda at: self._run(spec, at, _always))
+            self._scheduler.add(spec, instants, jitter, partial(self._run, spec))
 
     def _withdraw(self, specs: list[JobSpec]) -> None:
         """Tell the modules of jobs that were turned off, so that nothing of theirs goes on."""
@@ -323,11 +323,11 @@ class Lifecycle:
             if self._stage == "alive" and self.find_seed() != self._seed:
                 self._apply(self.load())
 
-    def _run(self, spec: JobSpec, instant: datetime, claim: Claim) -> None:
+    def _run(self, spec: JobSpec, instant: datetime, claim: Claim | None = None) -> None:
         self._await_opening(spec)
         if self._stage != "alive":  # the interpreter is ending, and the host's scheduler does not know yet
             return
-        if claim():
+        if claim is None or claim():
             self._call(spec, instant)
 
     def _await_opening(self, spec: JobSpec) -> None:
@@ -612,16 +612,16 @@ def _modules(specs: Any) -> list[ModuleType]:
     return [importlib.import_module(name) for name in names]
 
 
-def _always() -> bool:
-    return True
-
-
 def _has_instants(spec: JobSpec | None) -> bool:
     return spec is not None and not isinstance(spec.trigger, (AtStart, AtShutdown))
 
 
 def _depends_on_seed(spec: JobSpec) -> bool:
     return bool(spec.jitter) or (isinstance(spec.trigger, Every) and spec.trigger.phase == "installation")
+
+
+def _no_jitter(_instant: int) -> int:
+    return 0
 
 
 def _jitter(spec: JobSpec, seed: str, instant: int) -> int:

@@ -19,6 +19,8 @@ REMEMBERED = 100  # delayed runs whose instant is known while they wait for a th
 class InstantTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
     """The instants of a job as APScheduler asks for them, each with its jitter on top."""
 
+    __slots__ = ("_coalesce", "_fires", "_instants", "_jitter", "misfire_grace")
+
     def __init__(self, instants: Instants, jitter: Callable[[int], int], *, coalesce: bool) -> None:
         self._instants = instants
         self._jitter = jitter
@@ -67,6 +69,8 @@ class OnceTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no ty
     APScheduler removes a job that has no next run while it goes through the due ones, and fails with a traceback in its
     thread if the scheduler is being shut down just then; so there always is a next run, which never comes.
     """
+
+    __slots__ = ("_moment", "misfire_grace")
 
     def __init__(self, moment: datetime) -> None:
         self._moment = moment
