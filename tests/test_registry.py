@@ -202,7 +202,11 @@ def test_a_job_that_exits_runs_again(scheduler: Any) -> None:
     """A job that calls ``sys.exit`` has failed, and is neither the end of its thread nor of its runs."""
     ran: list[datetime] = []
     failed: list[BaseException] = []
-    scheduler.add_listener(lambda event: failed.append(event.exception), EVENT_JOB_ERROR)
+
+    def hear(event: Any) -> None:
+        failed.append(event.exception)
+
+    scheduler.add_listener(hear, EVENT_JOB_ERROR)
 
     def leave(instant: datetime) -> None:
         ran.append(instant)

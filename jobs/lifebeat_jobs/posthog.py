@@ -50,9 +50,15 @@ class Refused(requests.RequestException):
 
 
 class Session(requests.Session):
-    """Sends what it is given and nothing else: no credentials of ``~/.netrc``, no cookies, no redirects."""
+    """Sends what it is given and nothing else: no credentials of ``~/.netrc``, no cookies, no redirects.
 
-    def __init__(self, batch: list[Any], machine: Machine, connections: Connections) -> None:
+    Args:
+        batch: The recorded events, as the text of a JSON array.
+        machine: What must not leave.
+        connections: Where its connections are made.
+    """
+
+    def __init__(self, batch: str, machine: Machine, connections: Connections) -> None:
         super().__init__()
         self.answer: Answer | None = None
         self.auth = lambda request: request  # an own auth keeps requests from looking into ~/.netrc
@@ -81,8 +87,10 @@ class Session(requests.Session):
         import gzip  # noqa: PLC0415 - only for this look
 
         data: Any = request.body
-        sent = json.loads(gzip.decompress(data) if request.headers.get("Content-Encoding") == "gzip" else data)
-        if set(sent) - _ENVELOPE or sent["batch"] != self._batch:
+        text = (gzip.decompress(data) if request.headers.get("Content-Encoding") == "gzip" else data).decode()
+        sent = json.loads(text)
+        is_as_recorded = f'"batch": {self._batch}' in text or sent["batch"] == json.loads(self._batch)
+        if set(sent) - _ENVELOPE or not is_as_recorded:
             raise Refused("the PostHog SDK changed the events")
         leak = leak_in(sent["batch"], self._machine)
         if leak is not None:
@@ -96,12 +104,10 @@ class Post:
         self._answer = Answer(None, "the request broke off")
         self._done = threading.Event()
         self._connections = Connections()
-        batch = [json.loads(event) for event in events]
+        batch = f"[{', '.join(events)}]"
         self._session = Session(batch, machine, self._connections)
         timeouts = (min(timeout, CONNECT_TIMEOUT), timeout)
-        # The batch is read a second time, for the SDK to do with it what it likes.
-        again = json.loads(f"[{','.join(events)}]")
-        call = partial(_wire_call(self._session), api_key, host, gzip=True, timeout=timeouts, batch=again)
+        call = partial(_wire_call(self._session), api_key, host, gzip=True, timeout=timeouts, batch=json.loads(batch))
         thread = threading.Thread(target=self._run, args=(call,), name="lifebeat-post", daemon=True)
         try:
             thread.start()
