@@ -162,7 +162,7 @@ def goals(found: dict[str, Any]) -> list[Goal]:
             span(ours[name]),
             f"{times(ours[name] / bare[name])} of bare APScheduler ({span(bare[name])})",
             ours[name] <= GOAL * bare[name],
-            "what comes before the function: the instant of the run, and the look whether the application is still there.",
+            "what comes before the function: the run's instant, and the look whether the application is still there.",
         )
         for name in ("p50", "p99")
     ]

@@ -80,9 +80,9 @@ def goals(found: dict[str, dict[str, float]]) -> list[Goal]:
             span(found[name]["p99"]),
             f"{found[name]['rate']:,.0f} a second; the disk alone: {disk}",
             found[name]["p99"] <= GOAL,
-            "SQLite lets one writer in at a time, and most of a record is that one's five syncs, so that with eight that "
-            "record without a pause one record in a fair queue would take eight times as long as alone. The queue is "
-            "not fair: who has just written asks again first. Two fair ones were tried, by locks that are asked for "
+            "SQLite lets one writer in at a time, and most of a record is that one's five syncs, so that with eight "
+            "that record without a pause a record in a fair queue would take eight times as long as alone. The queue "
+            "is not fair: who has just written asks again first. Two fair ones were tried, by locks that are asked for "
             "more often the longer one waits; the asking took so much of the processors that fewer records were "
             "written, and the slowest were hardly faster. An application records an event a day.",
         )

@@ -133,8 +133,8 @@ def section(found: dict[str, dict[str, dict[str, float]]]) -> str:
     return (
         "## A job file of many jobs\n\nRegistering the jobs on a running scheduler beside APScheduler's own `add_job`\n"
         "of the same, and reading and checking the file beside PyYAML with its C loader. Lifebeat's memory is that of\n"
-        "both. APScheduler's own store looks for a job's place in Python, which takes longer for each job the more there\n"
-        "are; Lifebeat's does it in C.\n\n" + table(headings, rows)
+        "both. APScheduler's own store looks for a job's place in Python, which takes longer for each job the more\n"
+        "there are; Lifebeat's does it in C.\n\n" + table(headings, rows)
     )
 
 
