@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from conftest import eventually
-from lifebeat import ConfigError
+from lifebeat import ConfigError, statedir
 from lifebeat.layers import ConfigSource
 from lifebeat.lifecycle import Lifecycle
 from lifebeat.schedule import SECOND, to_datetime
@@ -19,12 +21,12 @@ from lifebeat.testing import FakeClock
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
-    from pathlib import Path
 
     from lifebeat.context import JobContext
     from lifebeat.jobfile import JobSpec
     from lifebeat.schedule import Instants
 
+STARTUP = "  startup: {run: 'lifebeat_jobs.telemetry:startup', when: start, once: application}\n"
 ran: list[tuple[str, datetime, datetime]] = []
 
 
@@ -90,6 +92,13 @@ def make(config: Path, clock: FakeClock | None = None, **settings: Any) -> Lifec
     return Lifecycle(
         source, allow=[__name__], clock=clock or FakeClock(), logger=logging.getLogger("lifebeat"), watching=False
     )
+
+
+def make_id(life: Lifecycle) -> None:
+    """Do what the telemetry of some process does at a first start."""
+    state = life.state_dir(create=True)
+    assert state is not None
+    statedir.agree_on_id(state / statedir.ID_FILE, "6c62b5ae-9d3c-4f4e-a9ab-8c1f4d1f0e52")
 
 
 def jobs(config: Path, text: str) -> None:
@@ -178,6 +187,127 @@ def test_a_run_missed_by_more_than_its_grace_is_left_out(config: Path) -> None:
         scheduler.work()
         life.stop()
     assert len(ran) == 1
+
+
+def test_instants_from_before_the_id_do_not_count(config: Path) -> None:
+    """At a first start jobs run at the instants that the new ID gives, not at those of the moment before it too."""
+    jobs(config, f"{STARTUP}  a: {{run: 'RUN', every: 1h, phase: installation, once: application}}\n")
+    clock = FakeClock()
+    life, scheduler = make(config, clock, telemetryEnabled=True), RememberedScheduler()
+    life.start(scheduler)
+    before, run = scheduler.added["a"]
+    make_id(life)
+    now = int(clock.time() * SECOND)
+    run(to_datetime(before.after(now) or 0))
+    assert ran == []
+    after, run = scheduler.added["a"]
+    assert after != before
+    scheduler.once["a:missed"](to_datetime(now))
+    assert ran == []
+    run(to_datetime(after.after(now) or 0))
+    assert len(ran) == 1
+    life.stop()
+
+
+def test_an_hour_at_which_the_id_is_made(config: Path) -> None:
+    """A jittered run that came due while the ID was made runs once: at once, or when the ID's own jitter says."""
+    jobs(config, f"{STARTUP}  a: {{run: 'RUN', cron: '0 * * * *', jitter: 10s}}\n")
+    clock = FakeClock()
+    for seconds, expected in ((0.0, 0), (10.0, 1)):
+        life, scheduler = make(config, clock, telemetryEnabled=True), RememberedScheduler()
+        life.start(scheduler)
+        instants, run = scheduler.added["a"]
+        due = instants.after(int(clock.time() * SECOND)) or 0
+        clock.jump(due / SECOND + seconds - clock.time())
+        make_id(life)
+        run(to_datetime(due))
+        assert len(ran) == expected
+        life.stop()
+        (config / statedir.ID_FILE).unlink()
+
+
+def test_who_makes_the_id_is_waited_for(config: Path) -> None:
+    """A run that depends on the ID waits while the process that is in already makes it, and gives up its instant."""
+    jobs(config, f"{STARTUP}  a: {{run: 'RUN', every: 1h, phase: installation}}\n")
+    first, second = make(config, telemetryEnabled=True), make(config, telemetryEnabled=True)
+    scheduler = RememberedScheduler()
+    first.start(RememberedScheduler())
+    first._arrive()
+    second.start(scheduler)
+    scheduler.work()
+    waiting = threading.Thread(target=scheduler.added["a"][1], args=[to_datetime(0)])
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    make_id(first)
+    waiting.join()
+    assert ran == []
+    scheduler.added["a"][1](to_datetime(0))
+    assert len(ran) == 1
+    for life in (second, first):
+        life.stop()
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_an_id_that_nobody_makes(on: bool) -> None:
+    """Where the first process could make no ID no run waits for one, and without telemetry none does either."""
+    nowhere = Path("/proc/nowhere")
+    life, scheduler = make(nowhere, telemetryEnabled=on, telemetryStateDir=str(nowhere)), RememberedScheduler()
+    life.start(scheduler)
+    begin = time.monotonic()
+    scheduler.work()
+    assert list(scheduler.added) == (["heartbeat"] if on else [])
+    assert time.monotonic() - begin < 1
+    life.stop()
+
+
+def test_start_jobs_come_first(config: Path) -> None:
+    """However many jobs stand before them in the file: those may wait for what the start jobs do."""
+    lines = "".join(f"  a{number}: {{run: 'RUN', every: 1h, once: application}}\n" for number in range(30))
+    jobs(config, f"{lines}{STARTUP}")
+    life, scheduler = make(config, telemetryEnabled=True), RememberedScheduler()
+    life.start(scheduler)
+    assert scheduler.calls[0] == "once startup"
+    life.stop()
+
+
+def test_the_last_one_out_where_nothing_runs_at_a_start(config: Path) -> None:
+    """Of three processes that no start job brings in, the last one out runs the shutdown job, and no other."""
+    jobs(
+        config,
+        "  b: {run: 'RUN', every: 1h, once: application}\n  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    lives = [make(config) for _ in range(3)]
+    for life in lives:
+        scheduler = RememberedScheduler()
+        life.start(scheduler)
+        scheduler.work()
+    for number, life in enumerate(lives):
+        assert [job for job, _, _ in ran] == []
+        life.stop()
+        assert number < 2 or [job for job, _, _ in ran] == ["z"]
+
+
+def test_a_stop_does_not_wait_for_what_is_asked_under_the_lock(config: Path) -> None:
+    """A server that is asked while jobs are registered, and does not answer, holds up no stop."""
+    jobs(config, "  z: {run: 'RUN', when: shutdown}\n")
+    life = make(config, telemetryShutdownTimeout="1s")
+    life.start(RememberedScheduler())
+    answered = threading.Event()
+
+    def ask() -> None:
+        with life._lock:
+            asked.set()
+            answered.wait()
+
+    asked = threading.Event()
+    threading.Thread(target=ask).start()
+    asked.wait()
+    begin = time.monotonic()
+    life.stop()
+    answered.set()
+    assert time.monotonic() - begin < 1
+    assert [job for job, _, _ in ran] == ["z"]
 
 
 def test_an_edit_touches_only_what_changed(config: Path) -> None:

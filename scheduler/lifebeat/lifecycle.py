@@ -13,7 +13,7 @@ import time
 import uuid
 import weakref
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lifebeat import jobfile, statedir, targets
@@ -23,7 +23,17 @@ from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.layers import fingerprint
 from lifebeat.locks import no_fork
-from lifebeat.schedule import SECOND, AtShutdown, AtStart, Every, Instants, instants_of, jitter_of, to_datetime
+from lifebeat.schedule import (
+    SECOND,
+    AtShutdown,
+    AtStart,
+    Every,
+    Instants,
+    instants_of,
+    jitter_of,
+    to_datetime,
+    to_instant,
+)
 from lifebeat.watch import Watch
 
 if TYPE_CHECKING:
@@ -47,6 +57,8 @@ EXIT_TIMEOUT = 1.0
 MARGIN = 0.25
 OPENING_TIMEOUT = 5.0
 POLL = 0.01
+LOOK = 0.05
+ARRIVAL = ":arrival"  # no job of a file is called so
 ASK_AGAIN = timedelta(seconds=2)
 
 
@@ -97,6 +109,7 @@ class Lifecycle:
         self._loaded: tuple[object, JobFile] | None = None
         self._lock = threading.RLock()
         self._arriving = threading.Lock()
+        self._ending = threading.Lock()
         self._scheduler: Scheduler | None = None
         self._stage: Literal["idle", "alive", "stopping"] = "idle"
         self._started_at = 0.0
@@ -104,6 +117,8 @@ class Lifecycle:
         self._seed = ""
         self._begun: set[str] = set()
         self._opening: set[str] = set()
+        self._awaits_id = False
+        self._id_until = 0.0
         self._presence: Presence | None = None
         self._arrival: tuple[bool, float] | None = None
         self._watch: Watch | None = None
@@ -124,6 +139,7 @@ class Lifecycle:
         """In a forked child: this life is the parent's; the child has none until its own scheduler starts."""
         self._lock = threading.RLock()
         self._arriving = threading.Lock()
+        self._ending = threading.Lock()
         self._stage = "idle"
         self._threads = {}
         self._watch = None
@@ -180,6 +196,8 @@ class Lifecycle:
             found = self.load()
             starting = [one for one in found.specs if one.enabled and isinstance(one.trigger, AtStart)]
             self._opening = {spec.id for spec in starting if spec.is_telemetry}
+            self._awaits_id = bool(self._opening) and self.source.read().enabled
+            self._id_until = time.monotonic() + OPENING_TIMEOUT
             self._apply(found, first=EVERYBODY)
             atexit.register(self.stop)
 
@@ -209,15 +227,18 @@ class Lifecycle:
         ready = self._engine.is_ready
         plan = {spec.id: spec for spec in found.specs if spec.enabled and (ready or spec.once == "process")}
         seed = self.find_seed()
+        self._awaits_id = self._awaits_id and seed == self._machine
         for spec in self._plan.values():
             if plan.get(spec.id, spec).once != spec.once or not _has_instants(plan.get(spec.id)):
                 self._place(spec).remove(spec.id)
-        for spec in plan.values():
+        for spec in sorted(plan.values(), key=_is_later):
             moved = seed != self._seed and _depends_on_seed(spec)
             if self._plan.get(spec.id) != spec or moved:
                 self._register(spec, seed, first=spec.once in first)
         self._withdraw([spec for spec in found.specs if not spec.enabled and (first or spec.id in self._plan)])
         self._plan, self._seed = plan, seed
+        if self._arrival is None and _nobody_brings_it_in(plan.values()):
+            self._scheduler.add_once(ARRIVAL, AT_ONCE, self._come_in)
         if not self._is_opened and any(spec.enabled and spec.once == "application" for spec in found.specs):
             self._is_opened = True
             self._engine.open(self._share)
@@ -239,10 +260,11 @@ class Lifecycle:
         if instants is None:
             return
         jitter = partial(_jitter, spec, seed) if spec.jitter else _no_jitter
+        run = partial(self._run, spec, self._awaits_id and _depends_on_seed(spec))
         if spec.once == "application":
-            self._engine.add(spec, instants, jitter, partial(self._run, spec), make_up=first)
+            self._engine.add(spec, instants, jitter, run, make_up=first)
         else:
-            self._scheduler.add(spec, instants, jitter, partial(self._run, spec))
+            self._scheduler.add(spec, instants, jitter, run)
 
     def _withdraw(self, specs: list[JobSpec]) -> None:
         """Tell the modules of jobs that were turned off, so that nothing of theirs goes on."""
@@ -262,10 +284,12 @@ class Lifecycle:
         found = settings.instance_id or self._seed_of_engine()
         if found is None and (state := self.state_dir(create=False)) is not None:
             found = statedir.read_id(state / statedir.ID_FILE)
-        if found is None:
-            local = f"{platform.node()}:{self.source.config_dir.resolve()}"
-            found = hashlib.sha256(local.encode()).hexdigest()
-        return found
+        return self._machine if found is None else found
+
+    @cached_property
+    def _machine(self) -> str:
+        """What stands for the installation as long as it has no ID."""
+        return hashlib.sha256(f"{platform.node()}:{self.source.config_dir.resolve()}".encode()).hexdigest()
 
     def _seed_of_engine(self) -> str | None:
         if self._engine is None or not self._engine.is_ready:
@@ -305,17 +329,32 @@ class Lifecycle:
             if spec.id in self._begun:
                 return
             self._begun.add(spec.id)
+        first = False
         try:
-            if spec.once == "process" or self._arrive()[0]:
+            first = spec.once == "process" or self._arrive()[0]
+            if first:
                 self._call(spec, moment)
             self._follow_seed()
         except EngineUnavailable:
             with self._lock:
                 self._begun.discard(spec.id)
-                if self._scheduler is not None and self._stage == "alive":
-                    self._scheduler.add_once(spec.id, ASK_AGAIN, partial(self._begin, spec))
+                self._again(spec.id, partial(self._begin, spec))
         finally:
             self._opening.discard(spec.id)
+            if first and not self._opening:
+                self._awaits_id = False  # if it could be made, it is
+
+    def _come_in(self, _: datetime) -> None:
+        """For an application whose processes no start job brings in, so that its last one out is known."""
+        try:
+            self._arrive()
+        except EngineUnavailable:
+            self._again(ARRIVAL, self._come_in)
+
+    def _again(self, name: str, run: Callable[[datetime], None]) -> None:
+        with self._lock:
+            if self._scheduler is not None and self._stage == "alive":
+                self._scheduler.add_once(name, ASK_AGAIN, run)
 
     def _follow_seed(self) -> None:
         """The first start has made the instance ID: from here on it gives the phase."""
@@ -323,18 +362,37 @@ class Lifecycle:
             if self._stage == "alive" and self.find_seed() != self._seed:
                 self._apply(self.load())
 
-    def _run(self, spec: JobSpec, instant: datetime, claim: Claim | None = None) -> None:
+    def _run(self, spec: JobSpec, before_id: bool, instant: datetime, claim: Claim | None = None) -> None:
         self._await_opening(spec)
-        if self._stage != "alive":  # the interpreter is ending, and the host's scheduler does not know yet
+        # The interpreter may be ending, and the host's scheduler not know yet.
+        if self._stage != "alive" or (before_id and self._comes_again(spec, to_instant(instant))):
             return
         if claim is None or claim():
             self._call(spec, instant)
 
     def _await_opening(self, spec: JobSpec) -> None:
-        """Telemetry's start jobs come first: a heartbeat before the startup would be news from nobody."""
+        """Telemetry's start jobs come first: a heartbeat before the startup would be news from nobody.
+
+        And at a first start this process or another makes the ID just now, which gives other instants.
+        """
         deadline = self.clock.monotonic() + OPENING_TIMEOUT
         while self._stage == "alive" and spec.is_telemetry and self._opening and self.clock.monotonic() < deadline:
             time.sleep(POLL)
+        if self._awaits_id and _depends_on_seed(spec):
+            self._await_id()
+
+    def _await_id(self) -> None:
+        self._follow_seed()
+        while self._awaits_id and self._stage == "alive" and time.monotonic() < self._id_until:
+            time.sleep(LOOK)
+            self._follow_seed()
+        self._awaits_id = False
+
+    def _comes_again(self, spec: JobSpec, instant: int) -> bool:
+        """Whether the ID, made since the job was registered, has moved it: to other instants, or to later ones."""
+        if self._seed == self._machine:
+            return False
+        return _is_spread(spec) or to_datetime(instant + _jitter(spec, self._seed, instant)) > self._now()
 
     def _call(
         self,
@@ -522,30 +580,34 @@ class Lifecycle:
 
     def stop(self) -> None:
         """The scheduler has stopped, or the interpreter ends: run the ``when: shutdown`` jobs, within their time."""
-        with self._lock:
+        timeout = self.source.read().shutdown_timeout.total_seconds()
+        deadline = self.clock.monotonic() + timeout
+        # An engine's server may be asked under the lock just now, and not answer.
+        locked = self._lock.acquire(timeout=timeout / 4)
+        with self._ending:
             stage, plan = self._stage, self._plan
             if stage == "alive":
                 self._stage, self._plan = "stopping", {}
+        if locked:
+            self._lock.release()
         if stage != "alive":
             # Another thread is at it; whoever comes second, such as the interpreter's exit, waits for it.
-            self.finished.wait(self.source.read().shutdown_timeout.total_seconds() + EXIT_TIMEOUT)
+            self.finished.wait(timeout + EXIT_TIMEOUT)
             return
         atexit.unregister(self.stop)
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
         try:
-            self._finish(plan)
+            self._finish(plan, deadline)
         finally:
             if self._engine is not None:
                 self._engine.close()
             self._stage = "idle"
             self.finished.set()
 
-    def _finish(self, plan: dict[str, JobSpec]) -> None:
-        settings = self.source.read()
-        seconds = settings.shutdown_timeout.total_seconds()
-        deadline = self.clock.monotonic() + seconds
+    def _finish(self, plan: dict[str, JobSpec], deadline: float) -> None:
+        seconds = max(deadline - self.clock.monotonic(), 0.0)
         self.drain(seconds / 2)
         for spec in plan.values():
             if isinstance(spec.trigger, AtStart) and spec.id not in self._begun:
@@ -616,8 +678,21 @@ def _has_instants(spec: JobSpec | None) -> bool:
     return spec is not None and not isinstance(spec.trigger, (AtStart, AtShutdown))
 
 
+def _is_later(spec: JobSpec) -> bool:
+    return not isinstance(spec.trigger, AtStart)
+
+
+def _nobody_brings_it_in(plan: Collection[JobSpec]) -> bool:
+    shared = [spec for spec in plan if spec.once == "application"]
+    return bool(shared) and all(map(_is_later, shared))
+
+
 def _depends_on_seed(spec: JobSpec) -> bool:
-    return bool(spec.jitter) or (isinstance(spec.trigger, Every) and spec.trigger.phase == "installation")
+    return bool(spec.jitter) or _is_spread(spec)
+
+
+def _is_spread(spec: JobSpec) -> bool:
+    return isinstance(spec.trigger, Every) and spec.trigger.phase == "installation"
 
 
 def _no_jitter(_instant: int) -> int:
