@@ -186,9 +186,8 @@ def goals(found: dict[str, Any]) -> list[Goal]:
             f"{threads:.0f}",
             f"`posthog` {added(found, 'posthog', 'threads'):.0f}",
             threads <= 0,
-            "one thread waits in the kernel for config to be edited, and sleeps until then. APScheduler's own thread "
-            "waits for a lock and a time, and cannot wait for the file system as well; without that thread "
-            "somebody would have to look now and then.",
+            "where the host's scheduler cannot wait for the file system as well, a thread does, which sleeps until config "
+            "is edited.",
         ),
         Goal(
             "wake-ups in an hour at rest, over the bare host",

@@ -69,6 +69,9 @@ class RememberedScheduler:
         self.calls.append(f"remove {job_id}")
         self.added.pop(job_id, None)
 
+    def attend(self, descriptor: int, told: Callable[[], None]) -> None:
+        """It does not wait."""
+
     def drain(self, timeout: float) -> bool:
         del timeout
         return True
@@ -228,13 +231,13 @@ def test_an_hour_at_which_the_id_is_made(config: Path) -> None:
 
 def test_who_makes_the_id_is_waited_for(config: Path) -> None:
     """A run that depends on the ID waits while the process that is in already makes it, and gives up its instant."""
-    jobs(config, f"{STARTUP}  a: {{run: 'RUN', every: 1h, phase: installation}}\n")
-    first, second = make(config, telemetryEnabled=True), make(config, telemetryEnabled=True)
-    scheduler = RememberedScheduler()
-    first.start(RememberedScheduler())
-    first._arrive()
-    second.start(scheduler)
-    scheduler.work()
+    shared = "  b: {run: 'RUN', every: 1h, once: application}\n"
+    jobs(config, f"{STARTUP}{shared}  a: {{run: 'RUN', every: 1h, phase: installation}}\n")
+    first, second = make(config, telemetryEnabled=False), make(config, telemetryEnabled=True)
+    for life in (first, second):
+        scheduler = RememberedScheduler()
+        life.start(scheduler)
+        scheduler.work()
     waiting = threading.Thread(target=scheduler.added["a"][1], args=[to_datetime(0)])
     waiting.start()
     waiting.join(0.2)
@@ -288,25 +291,34 @@ def test_the_last_one_out_where_nothing_runs_at_a_start(config: Path) -> None:
         assert number < 2 or [job for job, _, _ in ran] == ["z"]
 
 
-def test_a_stop_does_not_wait_for_what_is_asked_under_the_lock(config: Path) -> None:
-    """A server that is asked while jobs are registered, and does not answer, holds up no stop."""
+class HeldScheduler(RememberedScheduler):
+    """One that takes its time to take a job, as an engine does whose server does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answered = threading.Event(), threading.Event()
+
+    def add(self, spec: JobSpec, instants: Instants, jitter: Any, run: Callable[[datetime], None]) -> None:
+        super().add(spec, instants, jitter, run)
+        self.asked.set()
+        self.answered.wait()
+
+
+def test_a_stop_does_not_wait_for_what_is_registered(config: Path) -> None:
+    """A job that is being registered just now, and is not in the end, holds up no stop."""
     jobs(config, "  z: {run: 'RUN', when: shutdown}\n")
-    life = make(config, telemetryShutdownTimeout="1s")
-    life.start(RememberedScheduler())
-    answered = threading.Event()
-
-    def ask() -> None:
-        with life._lock:
-            asked.set()
-            answered.wait()
-
-    asked = threading.Event()
-    threading.Thread(target=ask).start()
-    asked.wait()
+    life, scheduler = make(config, telemetryShutdownTimeout="1s"), HeldScheduler()
+    life.start(scheduler)
+    jobs(config, "  z: {run: 'RUN', when: shutdown}\n  b: {run: 'RUN', every: 1h}\n")
+    thread = threading.Thread(target=life.reload)
+    thread.start()
+    assert scheduler.asked.wait(5)
     begin = time.monotonic()
     life.stop()
-    answered.set()
-    assert time.monotonic() - begin < 1
+    took = time.monotonic() - begin
+    scheduler.answered.set()
+    thread.join()
+    assert took < 1
     assert [job for job, _, _ in ran] == ["z"]
 
 

@@ -2,50 +2,95 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from conftest import eventually
+from lifebeat import alarm
 from lifebeat.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from contextlib import AbstractContextManager
+
+    from lifebeat.watch import Attend
+
+    Watching = Callable[..., AbstractContextManager[list[float]]]
 
 PROMISED = 2.0
 
 
 @contextmanager
-def watching(*files: Path) -> Generator[list[float]]:
-    """Times at which a change of these files was noticed."""
-    noticed: list[float] = []
-    watch = Watch(lambda: list(files), lambda: noticed.append(time.monotonic()))
-    watch.start()
-    try:
-        yield noticed
-    finally:
-        watch.stop()
+def by_a_thread() -> Generator[Attend | None]:
+    """Linux tells, and a thread of the watch's own waits."""
+    yield None
 
 
-@pytest.fixture(params=["told", "looking"])
-def how(request: pytest.FixtureRequest) -> Iterator[str]:
-    """As Linux tells of changes, and as if nothing did."""
+@contextmanager
+def by_looking() -> Generator[Attend | None]:
+    """As if nothing told."""
     name = "lifebeat.inotify"
     kept = sys.modules.get(name)
-    if request.param == "looking":
-        sys.modules[name] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
-    yield request.param
-    if request.param == "looking":
-        del sys.modules[name]
+    sys.modules[name] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
+    yield None
+    del sys.modules[name]
     if kept is not None:
         sys.modules[name] = kept
+
+
+@contextmanager
+def by_a_scheduler() -> Generator[Attend]:
+    """Linux tells, and a scheduler's thread waits."""
+    scheduler: Any = BackgroundScheduler()
+    scheduler.start()
+    yield partial(alarm.attend, scheduler)
+    scheduler.shutdown()
+
+
+@contextmanager
+def by_a_loop() -> Generator[Attend]:
+    """Linux tells, and an asyncio loop waits."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield partial(alarm.attend_on_loop, loop)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+WAYS = {"thread": by_a_thread, "looking": by_looking, "scheduler": by_a_scheduler, "loop": by_a_loop}
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems are looked at")
+told = pytest.mark.parametrize("watching", ["thread", "scheduler", "loop"], indirect=True)
+
+
+@pytest.fixture(params=list(WAYS))
+def watching(request: pytest.FixtureRequest) -> Iterator[Watching]:
+    """Watches files for the length of a block, and gives the times at which a change of them was noticed."""
+    with WAYS[request.param]() as attend:
+
+        @contextmanager
+        def watch_files(*files: Path) -> Generator[list[float]]:
+            noticed: list[float] = []
+            watch = Watch(lambda: list(files), lambda: noticed.append(time.monotonic()), attend)
+            watch.start()
+            try:
+                yield noticed
+            finally:
+                watch.stop()
+
+        yield watch_files
 
 
 def in_place(path: Path) -> None:
@@ -72,9 +117,8 @@ def same_size_and_time(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("edit", [in_place, by_rename, removed, same_size_and_time])
-def test_an_edit_is_noticed(tmp_path: Path, edit: Callable[[Path], None]) -> None:
+def test_an_edit_is_noticed(watching: Watching, tmp_path: Path, edit: Callable[[Path], None]) -> None:
     """However a file is edited, it is noticed within two seconds."""
     path = tmp_path / "jobs.yaml"
     path.write_text("jobs: []  # one\n")
@@ -83,8 +127,7 @@ def test_an_edit_is_noticed(tmp_path: Path, edit: Callable[[Path], None]) -> Non
         eventually(lambda: noticed, timeout=PROMISED)
 
 
-@pytest.mark.usefixtures("how")
-def test_a_file_that_comes(tmp_path: Path) -> None:
+def test_a_file_that_comes(watching: Watching, tmp_path: Path) -> None:
     """A file is noticed that was not there, in a directory that was not there."""
     path = tmp_path / "deployments" / "production.yaml"
     with watching(tmp_path / "jobs.yaml", path) as noticed:
@@ -93,8 +136,7 @@ def test_a_file_that_comes(tmp_path: Path) -> None:
         eventually(lambda: noticed, timeout=PROMISED)
 
 
-@pytest.mark.usefixtures("how")
-def test_a_config_map_is_swapped(tmp_path: Path) -> None:
+def test_a_config_map_is_swapped(watching: Watching, tmp_path: Path) -> None:
     """A mounted ConfigMap is a link to a file below a link to a directory, and only that one changes."""
     for version in ("1", "2"):
         (tmp_path / version).mkdir()
@@ -109,8 +151,7 @@ def test_a_config_map_is_swapped(tmp_path: Path) -> None:
     assert path.read_text() == "jobs: []  # 2\n"
 
 
-@pytest.mark.usefixtures("how")
-def test_what_a_link_leads_to(tmp_path: Path) -> None:
+def test_what_a_link_leads_to(watching: Watching, tmp_path: Path) -> None:
     """A file is noticed that is edited in another directory, to which a link leads."""
     (tmp_path / "config").mkdir()
     (tmp_path / "elsewhere.yaml").write_text("jobs: []\n")
@@ -121,8 +162,7 @@ def test_what_a_link_leads_to(tmp_path: Path) -> None:
         eventually(lambda: noticed, timeout=PROMISED)
 
 
-@pytest.mark.usefixtures("how")
-def test_a_directory_that_is_swapped(tmp_path: Path) -> None:
+def test_a_directory_that_is_swapped(watching: Watching, tmp_path: Path) -> None:
     """A release that takes the place of another, by a link to its directory, is noticed."""
     for version in ("1", "2"):
         (tmp_path / version / "config").mkdir(parents=True)
@@ -138,33 +178,88 @@ def test_a_directory_that_is_swapped(tmp_path: Path) -> None:
         eventually(lambda: noticed, timeout=PROMISED)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems are looked at")
-def test_nobody_wakes_up_while_nothing_happens(tmp_path: Path) -> None:
-    """Where the system tells, the thread sleeps: it does not run once in three seconds."""
-    path = tmp_path / "jobs.yaml"
+@LINUX
+@told
+def test_nobody_wakes_up_while_nothing_happens(watching: Watching, tmp_path: Path) -> None:
+    """Where the system tells, all threads sleep, also while a log is written beside the config."""
+    path, log = tmp_path / "jobs.yaml", tmp_path / "app.log"
     path.write_text("jobs: []\n")
-    others = {one.native_id for one in threading.enumerate()}
+    log.touch()
+
+    def switches() -> int:
+        lines = [
+            line
+            for one in threading.enumerate()
+            if one.native_id != threading.get_native_id()
+            for line in Path(f"/proc/self/task/{one.native_id}/status").read_text().splitlines()
+        ]
+        return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+    def is_asleep() -> bool:
+        before = switches()
+        time.sleep(0.5)
+        return switches() == before
+
     with watching(path):
-        [number] = {one.native_id for one in threading.enumerate()} - others
-        status = Path(f"/proc/self/task/{number}/status")
-
-        def switches() -> int:
-            lines = status.read_text().splitlines()
-            return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
-
-        def is_asleep() -> bool:
-            before = switches()
-            time.sleep(0.5)
-            return switches() == before
-
         eventually(is_asleep)
         before = switches()
-        time.sleep(3)
+        for number in range(30):
+            with log.open("a") as file:
+                file.write(f"{number}\n")
+            time.sleep(0.05)
         assert switches() == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems are looked at")
-def test_a_system_that_tells(tmp_path: Path) -> None:
+@LINUX
+@told
+def test_a_directory_in_which_much_happens(watching: Watching, tmp_path: Path) -> None:
+    """Files that come and go all the time beside the config keep nobody from noticing an edit."""
+    path, done = tmp_path / "jobs.yaml", threading.Event()
+    path.write_text("jobs: []\n")
+
+    def churn() -> None:
+        while not done.wait(0.01):
+            (tmp_path / "temporary").touch()
+            (tmp_path / "temporary").unlink()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        with watching(path) as noticed:
+            in_place(path)
+            eventually(lambda: noticed, timeout=PROMISED)
+    finally:
+        done.set()
+        thread.join()
+
+
+@LINUX
+@pytest.mark.parametrize("watching", ["scheduler", "loop"], indirect=True)
+def test_no_thread_and_no_descriptor_is_left(watching: Watching, tmp_path: Path) -> None:
+    """Where somebody waits anyway, no thread of the watch's does, and after the stop its descriptors are closed."""
+    path = tmp_path / "jobs.yaml"
+    threads = threading.active_count()
+    for number in range(3):
+        path.write_text(f"jobs: []  # {number}\n")
+        with watching(path) as noticed:
+            in_place(path)
+            eventually(lambda noticed=noticed: noticed, timeout=PROMISED)
+            eventually(lambda: threading.active_count() <= threads)
+        eventually(lambda: not [one for one in opened() if "inotify" in one])
+
+
+def opened() -> list[str]:
+    """What this process has open."""
+    found: list[str] = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(one.readlink()))
+    return found
+
+
+@LINUX
+@told
+def test_a_system_that_tells(watching: Watching, tmp_path: Path) -> None:
     """Where the system tells, an edit is noticed before the next look would be."""
     path = tmp_path / "jobs.yaml"
     delays: list[float] = []
@@ -178,8 +273,7 @@ def test_a_system_that_tells(tmp_path: Path) -> None:
     assert min(delays) < 0.5, delays
 
 
-@pytest.mark.usefixtures("how")
-def test_it_stops(tmp_path: Path) -> None:
+def test_it_stops(watching: Watching, tmp_path: Path) -> None:
     """After the stop nothing is called any more, and the thread ends."""
     path = tmp_path / "jobs.yaml"
     with watching(path) as noticed:
@@ -189,8 +283,9 @@ def test_it_stops(tmp_path: Path) -> None:
     assert noticed == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-def test_many_open_files(tmp_path: Path) -> None:
+@LINUX
+@told
+def test_many_open_files(watching: Watching, tmp_path: Path) -> None:
     """A host with more than a thousand open files is told of changes all the same."""
     path = tmp_path / "jobs.yaml"
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 _CLOSE_ON_EXEC, _NON_BLOCKING = 0o2000000, 0o4000
 _MODIFY, _ATTRIB, _MOVED_FROM, _MOVED_TO = 0x2, 0x4, 0x40, 0x80
 _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
-_CHANGES = _MODIFY | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
+# Of a directory what happens to its names, of a file what is written: a log beside it wakes nobody up.
+_NAMES = _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
+_CONTENT = _MODIFY | _ATTRIB | _DELETE_SELF | _MOVE_SELF
 _ONLY_DIRECTORIES = 0x01000000
 _BUFFER = 64 * 1024
 # File systems on which others may write without this kernel's knowledge: NFS, SMB (three numbers), FUSE with virtiofs,
@@ -26,47 +30,54 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Inotify:
-    """Watches directories.
+    """Watches directories and files. For any thread.
 
     Raises:
         OSError: The system has none left for this user.
     """
 
     def __init__(self) -> None:
-        self._fd = _checked(_libc.inotify_init1(_CLOSE_ON_EXEC | _NON_BLOCKING))
+        self.descriptor = _checked(_libc.inotify_init1(_CLOSE_ON_EXEC | _NON_BLOCKING))
         self._watched: dict[str, int] = {}
+        self._lock = threading.Lock()  # nothing may be done to a descriptor that is another's by now
 
-    def watch(self, directories: Iterable[str]) -> None:
-        """Watch these directories and no others; one that is not there is left out.
+    def watch(self, directories: Iterable[str], files: Iterable[str]) -> None:
+        """Watch these directories and files and no others; what is not there is left out.
 
         Raises:
-            OSError: The system has no watch left for this user.
+            OSError: The system has no watch left for this user, or this was closed.
         """
-        wanted = set(directories)
-        for gone in self._watched.keys() - wanted:
-            _libc.inotify_rm_watch(self._fd, self._watched.pop(gone))
-        for directory in wanted:  # again, as another directory may bear the name by now
-            try:
-                place = os.fsencode(directory)
-                self._watched[directory] = _checked(
-                    _libc.inotify_add_watch(self._fd, place, _CHANGES | _ONLY_DIRECTORIES)
-                )
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                self._watched.pop(directory, None)
+        wanted = dict.fromkeys(files, _CONTENT) | dict.fromkeys(directories, _NAMES | _ONLY_DIRECTORIES)
+        with self._lock:
+            before, self._watched = self._watched, {}
+            for place, mask in wanted.items():  # again, as another may bear the name by now
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                    number = _libc.inotify_add_watch(self.descriptor, os.fsencode(place), mask)
+                    self._watched[place] = _checked(number)
+            for number in set(before.values()) - set(self._watched.values()):
+                _libc.inotify_rm_watch(self.descriptor, number)
 
     def wait(self, wake: int, timeout: float) -> bool:
         """Wait for a change, for at most ``timeout`` seconds or until ``wake`` can be read; whether there was one."""
         poll = select.poll()  # not select, which knows the first 1,024 descriptors only
-        poll.register(self._fd, select.POLLIN)
+        poll.register(self.descriptor, select.POLLIN)
         poll.register(wake, select.POLLIN)
-        changed = self._fd in dict(poll.poll(timeout * 1000))
+        changed = self.descriptor in dict(poll.poll(timeout * 1000))
         if changed:
-            os.read(self._fd, _BUFFER)
+            self.drain()
         return changed
+
+    def drain(self) -> None:
+        """Take what was told; never waits."""
+        with self._lock, contextlib.suppress(OSError):
+            os.read(self.descriptor, _BUFFER)
 
     def close(self) -> None:
         """Watch no more."""
-        os.close(self._fd)
+        with self._lock:
+            descriptor, self.descriptor = self.descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def is_shared(directory: str) -> bool:

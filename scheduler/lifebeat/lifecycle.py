@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from lifebeat.alarm import Leave
     from lifebeat.clock import Clock
     from lifebeat.engines import Claim, Engine
     from lifebeat.jobfile import JobFile, JobSpec
@@ -73,6 +74,7 @@ class Scheduler(Protocol):
     def add_once(self, job_id: str, delay: timedelta, run: Callable[[datetime], None]) -> None: ...
     def remove(self, job_id: str) -> None: ...
     def drain(self, timeout: float) -> bool: ...
+    def attend(self, descriptor: int, told: Callable[[], None]) -> Leave | None: ...
 
 
 class Lifecycle:
@@ -243,7 +245,7 @@ class Lifecycle:
             self._is_opened = True
             self._engine.open(self._share)
         if self._watching and self._watch is None and (plan or not self.source.read().opted_out):
-            self._watch = Watch(self.files, self.reload)
+            self._watch = Watch(self.files, self.reload, self._scheduler.attend)
             self._watch.start()
 
     def _place(self, spec: JobSpec) -> Scheduler | Engine:

@@ -24,6 +24,7 @@ from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLook
 from lifebeat.executor import DaemonExecutor, on_event_loop
 
 if TYPE_CHECKING:
+    from lifebeat.alarm import Leave
     from lifebeat.jobfile import JobSpec
     from lifebeat.schedule import Instants
     from lifebeat.triggers import InstantTrigger
@@ -160,6 +161,23 @@ class Registry:
         self._store.waiting.append(asked)
         self._scheduler.wakeup()
         return asked.wait(timeout)
+
+    def attend(self, descriptor: int, told: Callable[[], None]) -> Leave | None:
+        """Have the scheduler wait for a descriptor beside its own instants.
+
+        Args:
+            descriptor: What to wait for.
+            told: Called in the scheduler's thread or loop each time that it can be read, which ``told`` has to do.
+
+        Returns:
+            What ends that, and calls what it is given when the descriptor may be closed; ``None`` if this scheduler
+            cannot wait for one.
+        """
+        from lifebeat import alarm  # noqa: PLC0415 - not on the way of the start
+
+        if self.event_loop is not None:
+            return alarm.attend_on_loop(self.event_loop, descriptor, told)
+        return alarm.attend(self._scheduler, descriptor, told)
 
     def shut_down(self) -> None:
         """Stop the scheduler, if it is running, without waiting for its jobs."""

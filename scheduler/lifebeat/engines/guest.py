@@ -54,6 +54,9 @@ class Timers:
         if timer is not None:
             timer.cancel()
 
+    def attend(self, descriptor: int, told: Callable[[], None]) -> None:
+        """Nobody waits here."""
+
     def drain(self, timeout: float) -> bool:  # noqa: ARG002 - daemons, which are delivering what is on disk
         """Nothing that has to be waited for."""
         return True
