@@ -186,7 +186,7 @@ def goals(found: dict[str, Any]) -> list[Goal]:
             f"{threads:.0f}",
             f"`posthog` {added(found, 'posthog', 'threads'):.0f}",
             threads <= 0,
-            "where the host's scheduler cannot wait for the file system as well, a thread does, which sleeps until config "
+            "where the scheduler cannot wait for the file system as well, a thread does, which sleeps until config "
             "is edited.",
         ),
         Goal(

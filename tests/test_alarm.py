@@ -139,6 +139,15 @@ def test_a_scheduler_that_runs_already(pipe: tuple[int, int]) -> None:
     scheduler.shutdown()
 
 
+def test_a_scheduler_that_was_woken_up_before(pipe: tuple[int, int]) -> None:
+    """A scheduler that is told of something to do, before its thread has begun to wait, does not forget it."""
+    scheduler: Any = BackgroundScheduler()
+    scheduler._event = threading.Event()
+    scheduler.wakeup()
+    alarm.attend(scheduler, pipe[0], nobody)
+    assert within(5, scheduler._event)
+
+
 def test_schedulers_that_wait_in_another_way(pipe: tuple[int, int]) -> None:
     """A scheduler with a loop, or an event, of its own is left alone."""
 

@@ -106,6 +106,7 @@ def attend(scheduler: Any, descriptor: int, told: Callable[[], None]) -> Leave |
             return event.leave
         if type(event) is threading.Event:
             scheduler._event = alarm = Alarm(descriptor, told)  # noqa: SLF001 - it waits for nothing else
+            alarm.set()  # as the former one may have been, of which nobody may have heard yet
             event.set()
             return alarm.leave
     except (OSError, ValueError):
