@@ -1,4 +1,4 @@
-"""The dashboard's queries, on PostHog's table in a real ClickHouse, over a fleet whose numbers are known."""
+"""The dashboard's queries in a real ClickHouse, on PostHog's keys and engine, over a fleet whose numbers are known."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_events(truth: Truth, answers: Answers) -> None:
 
 # All in HogQL's tables of functions; a name that is not there is refused by PostHog, but not by its parser.
 FUNCTIONS = {
-    *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "multiIf", "length"),
+    *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "ifNull", "multiIf", "length"),
     *("arrayFilter", "arrayJoin", "arrayMap", "arrayPopFront", "arrayPushBack", "arraySlice", "arraySort", "arrayZip"),
     *("arrayStringConcat", "splitByChar", "toIntervalDay", "toStartOfDay", "toStartOfMonth", "toStartOfWeek"),
 }
@@ -224,6 +224,14 @@ def test_the_queries_say_how_many_rows(trees: dict[str, Tree]) -> None:
     grouped = [tile.name for tile in tiles() if trees[tile.name]["group_by"]]
     assert len(grouped) == len(tiles()) - 1
     assert [name for name in grouped if not trees[name]["limit"]] == []
+
+
+def test_nothing_is_split_that_may_be_null(trees: dict[str, Tree]) -> None:
+    """What is split says what it is when it is NULL: PostHog's ClickHouse (24.8, 25.8) refuses it else, not ours."""
+    for tile in tiles():
+        split = [node for node in nodes(trees[tile.name]) if str(node.get("name")).startswith("splitBy")]
+        assert {node["args"][1].get("name") for node in split} <= {"ifNull", "coalesce"}, tile.name
+    assert any("splitBy" in tile.query for tile in tiles())
 
 
 def test_every_query_is_checked() -> None:
