@@ -1,4 +1,4 @@
-"""What PostHog makes of an event that is sent twice: its table's engine, run for real on a ClickHouse."""
+"""What PostHog makes of an event that is sent twice: the engine and keys of its table, run on a real ClickHouse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 chdb = pytest.importorskip("chdb", reason="there is no wheel of chdb for this platform", exc_type=ImportError)
 
-# Our own words for the part of PostHog's events table that decides which rows are the same event.
+# Of PostHog's events table the engine, the keys and the columns that count: which rows are the same event. The others
+# (persons, elements, materialized properties) decide nothing here.
 TABLE = """
 CREATE TABLE events (
     uuid UUID, event String, properties String, timestamp DateTime64(6, 'UTC'), team_id Int64, distinct_id String,

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 QUERIES = Path(__file__).parent / "queries"
 DONE, PROBLEM = 0, 1
+TAGS = ["lifebeat"]
+DESCRIPTION = (
+    "How many installations run, which versions, for how long. Made by Lifebeat's deploy/posthog/dashboard.py, "
+    "which finds it by its name, and the insights on it by theirs."
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Tile:
     display: str
     columns: tuple[str, ...]
     query: str
+
+    def insight(self) -> Json:
+        """What PostHog keeps of it."""
+        return {"name": self.name, "description": self.description, "query": self.node()}
 
     def node(self) -> Json:
         """The query as PostHog keeps it."""
@@ -77,23 +86,27 @@ def tiles() -> list[Tile]:
 
 def template(name: str) -> Json:
     """The dashboard as PostHog makes one from."""
-    rows = [
-        {
-            "type": "INSIGHT",
-            "name": tile.name,
-            "description": tile.description,
-            "query": tile.node(),
-            "layouts": {"sm": {"x": number % 2 * 6, "y": number // 2 * 5, "w": 6, "h": 5}},
-        }
-        for number, tile in enumerate(tiles())
-    ]
+    rows = [{"type": "INSIGHT", **tile.insight(), "layouts": layouts(number)} for number, tile in enumerate(tiles())]
     return {
         "template_name": name,
-        "dashboard_description": "How many installations run, which versions, for how long. Made by Lifebeat's "
-        "deploy/posthog/dashboard.py, which finds it by its name, and the insights on it by theirs.",
+        "dashboard_description": DESCRIPTION,
         "dashboard_filters": {},
-        "tags": ["lifebeat"],
+        "tags": TAGS,
         "tiles": rows,
+    }
+
+
+def layouts(number: int) -> Json:
+    """Where the tile of that number stands: two in a row."""
+    return {"sm": {"x": number % 2 * 6, "y": number // 2 * 5, "w": 6, "h": 5}}
+
+
+def pieces(name: str) -> Json:
+    """The bodies with which it is made where PostHog takes no template; IDs are known only then."""
+    return {
+        "dashboard": {"name": name, "description": DESCRIPTION, "tags": TAGS},
+        "insights": [tile.insight() for tile in tiles()],
+        "layouts": [layouts(number) for number in range(len(tiles()))],
     }
 
 
@@ -121,8 +134,7 @@ def _make(project: Project, name: str) -> Iterator[str]:
         # Today's PostHog takes this request from its own pages only, whatever a key's scopes: then piece by piece.
         if "does not support personal api key" not in refused.detail.lower():
             raise
-        described = {"name": name, "description": wanted["dashboard_description"]}
-        made = project.ask("POST", "dashboards/", described)
+        made = project.ask("POST", "dashboards/", pieces(name)["dashboard"])
         yield f"dashboard {made['id']} made"
         yield from _update(project, made["id"])
     else:
@@ -130,22 +142,36 @@ def _make(project: Project, name: str) -> Iterator[str]:
 
 
 def _update(project: Project, number: int) -> Iterator[str]:
-    placed = [tile["insight"] for tile in project.ask("GET", f"dashboards/{number}/")["tiles"] if tile.get("insight")]
-    there = {insight["name"]: insight for insight in placed}
-    changed = False
+    there = _there(project, number)
+    done: list[str] = []
     for tile in tiles():
-        wanted = {"name": tile.name, "description": tile.description, "query": tile.node()}
-        insight = there.get(tile.name)
+        wanted, insight = tile.insight(), there.get(tile.name, {}).get("insight")
         if holds(insight, wanted):
             continue
-        changed = True
         if insight is None:
             project.ask("POST", "insights/", {**wanted, "dashboards": [number]})
         else:
             project.ask("PATCH", f"insights/{insight['id']}/", wanted)
-        yield f"{tile.name!r} {'added' if insight is None else 'updated'}"
-    if not changed:
+        done.append(f"{tile.name!r} {'added' if insight is None else 'updated'}")
+        yield done[-1]
+    unplaced = _unplaced(_there(project, number) if done else there)
+    if unplaced:
+        project.ask("PATCH", f"dashboards/{number}/", {"tiles": unplaced})
+        yield f"{len(unplaced)} insights put in their places"
+    elif not done:
         yield f"dashboard {number} is as it should be"
+
+
+def _unplaced(there: dict[str, Json]) -> list[Json]:
+    """Our tiles that have no place yet, with the one that they get; where somebody has put one, it stays."""
+    ours = [(there.get(tile.name), layouts(number)) for number, tile in enumerate(tiles())]
+    return [{"id": found["id"], "layouts": layout} for found, layout in ours if found and not found.get("layouts")]
+
+
+def _there(project: Project, number: int) -> dict[str, Json]:
+    """The tiles of a dashboard by the names of their insights."""
+    found = project.ask("GET", f"dashboards/{number}/")["tiles"]
+    return {tile["insight"]["name"]: tile for tile in found if tile.get("insight")}
 
 
 def holds(found: Any, wanted: Any) -> bool:
@@ -192,7 +218,8 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--dry-run", action="store_true", help="print what would be sent, and ask nobody")
     args = options.parse_args(argv)
     if args.dry_run:
-        print(json.dumps({"anonymize_ips": True, "template": template(args.name)}, indent=2))
+        told = {"anonymize_ips": True, "template": template(args.name), "piece by piece": pieces(args.name)}
+        print(json.dumps(told, indent=2))
         return DONE
     try:
         for line in bring_about(Project(args.host, args.project, personal_key(os.environ)), args.name):

@@ -201,6 +201,14 @@ def _needs(one: Package, packages: list[Package]) -> Json:
     return {"ref": one.url, "dependsOn": [other.url for other in packages if one.name in other.needed_by]}
 
 
+def clear(directory: Path) -> None:
+    """Remove the files of a former release; the sums would not fit them, and a publisher would take them along."""
+    for pattern in ("lifebeat-*.whl", "lifebeat-*.tar.gz", "lifebeat-*.cdx.json", "SHA256SUMS"):
+        for old in directory.glob(pattern):
+            if old.is_file():
+                old.unlink()
+
+
 def main() -> int:
     """Write everything, and print the sums."""
     options = argparse.ArgumentParser(description="Build a release, the same bytes for the same commit.")
@@ -209,9 +217,7 @@ def main() -> int:
     files = release(epoch())
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     args.outdir.mkdir(parents=True, exist_ok=True)
-    for old in args.outdir.iterdir():
-        if old.name.startswith("lifebeat-") or old.name == "SHA256SUMS":
-            old.unlink()
+    clear(args.outdir)
     for name, data in {**files, "SHA256SUMS": sums.encode()}.items():
         (args.outdir / name).write_bytes(data)
     print(sums, end="")

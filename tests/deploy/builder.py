@@ -1,4 +1,4 @@
-"""A real image builder without an engine: buildah in a chroot, on a base made of the Python that runs here."""
+"""An image builder without an engine: buildah in a chroot, on a base made of the Python that runs here; and an init."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from artifacts import ROOT, run
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FETCHED = ROOT / ".venv" / "buildah"
+INIT = ROOT / ".venv" / "tini" / "usr" / "bin" / "tini-static"
 TOOLS = ("sh", "mkdir", "chown", "cat", "touch", "sleep")
 LEFT_OUT = ("*-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "tkinter", "turtledemo", "config-*")
 LEFT_OUT_FILES = ("_tkinter*", "*.a", "*.opt-?.pyc")
@@ -31,15 +35,22 @@ def find_buildah() -> str:
     """The builder: of this machine, else unpacked below ``.venv``; without it the test skips, and under CI it fails."""
     here = FETCHED / "usr" / "bin" / "buildah"
     found = shutil.which("buildah") or (str(here) if here.exists() else None)
-    if found is None:
-        try:
-            found = _fetch(here)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = f"buildah is not here and cannot be had from Debian: {getattr(error, 'stderr', None) or error}"
-            if os.environ.get("CI"):
-                pytest.fail(said)
-            pytest.skip(said)
-    return found
+    return found or _from_debian("buildah", lambda: _fetch(here))
+
+
+def find_init() -> Path:
+    """The init that engines give a container, which is tini; as for the builder."""
+    return INIT if INIT.exists() else Path(_from_debian("tini", _fetch_init))
+
+
+def _from_debian(name: str, fetch: Callable[[], str]) -> str:
+    try:
+        return fetch()
+    except (OSError, subprocess.SubprocessError) as error:
+        said = f"{name} is not here and cannot be had from Debian: {getattr(error, 'stderr', None) or error}"
+        if os.environ.get("CI"):
+            pytest.fail(said)
+        pytest.skip(said)
 
 
 def _fetch(buildah: Path) -> str:
@@ -61,6 +72,20 @@ def _fetch(buildah: Path) -> str:
         if not FETCHED.exists():  # another process may have been quicker
             scratch.rename(FETCHED)
     return str(buildah)
+
+
+def _fetch_init() -> str:
+    """Unpack Debian's package; the program in it needs no library."""
+    place = INIT.parents[2]
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix="tini.") as made:
+        if os.geteuid() == 0:
+            _do("apt-get", "update", cwd=Path(made))
+        _do("apt-get", "download", "tini", cwd=Path(made))
+        [package] = Path(made).glob("*.deb")
+        _do("dpkg", "-x", str(package), "unpacked", cwd=Path(made))
+        if not place.exists():  # another process may have been quicker
+            (Path(made) / "unpacked").rename(place)
+    return str(INIT)
 
 
 def _do(*command: str, cwd: Path) -> str:

@@ -126,7 +126,21 @@ def test_the_cluster_has_its_engine() -> None:
     assert (HERE / f"requirements-{engine}.lock").exists()
     assert host["image"] != COMPOSE["services"]["lifebeat"]["image"]
     assert database["environment"]["POSTGRES_PASSWORD"].startswith("${POSTGRES_PASSWORD:?")
+    url = host["environment"]["LIFEBEAT_DATABASE"]  # a database of one's own takes no password of this one
+    assert url == "${LIFEBEAT_DATABASE:-postgresql://lifebeat:${POSTGRES_PASSWORD}@postgres/lifebeat}"
     assert re.fullmatch(r"docker.io/library/postgres:\d+\.\d+-\w+", database["image"])
+
+
+def test_the_host_has_an_init() -> None:
+    """What children of own jobs leave behind is collected by the engine's init; test_image.py shows that it is."""
+    assert COMPOSE["services"]["lifebeat"]["init"] is True
+
+
+def test_what_the_readme_runs_names_the_application() -> None:
+    """Both ways of the README tell which application runs, in which version."""
+    commands = re.findall(r"^(?:printf|docker run)(?:.*\\\n)*.*$", (HERE / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert all({"APP_NAME=", "APP_VERSION="} <= set(re.findall(r"APP_\w+=", command)) for command in commands)
 
 
 def test_build_arguments_exist() -> None:
@@ -151,6 +165,7 @@ def test_trial_settings_reach_the_receiver() -> None:
     settings = dict(line.split("=", 1) for line in lines)
     assert settings["TELEMETRY_HOST"] == f"http://receiver:{COMPOSE['services']['receiver']['command'][0]}"
     assert set(settings) <= set(COMPOSE["services"]["lifebeat"]["environment"])
+    assert {"APP_NAME", "APP_VERSION"} <= set(settings)  # or the version in every event were `unknown`
 
 
 def test_receiver_prints_what_it_gets(tmp_path: Path) -> None:
@@ -218,9 +233,10 @@ def test_the_lock_is_for_every_python() -> None:
         assert {canonicalize_name(one.name) for one in declared("requirements")} <= needed
 
 
+@pytest.mark.parametrize("name", LOCKS)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_locks_install_on_each_python(python: str, tmp_path: Path) -> None:
+def test_locks_install_on_each_python(python: str, name: str, tmp_path: Path) -> None:
     """For each Python there is a wheel of every pin with a hash of the lock, and pip finds nothing missing."""
     target = ("--target", tmp_path, "--python-version", python, "--only-binary=:all:", "--require-hashes")
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
-    run(*pip, *target, "-r", HERE / "requirements.lock", cwd=tmp_path)
+    run(*pip, *target, "-r", HERE / f"{name}.lock", cwd=tmp_path)

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from dashboard import holds, template, tiles
+from dashboard import holds, pieces, template, tiles
 from lifebeat.testing import PostHogServer
 from projectapi import KEY
 
@@ -73,6 +73,36 @@ def test_it_makes_one_where_keys_may_not_use_templates(server: PostHogServer, pr
     assert (made["name"], made["description"]) == ("Lifebeat", template("Lifebeat")["dashboard_description"])
     found = [{field: one[field] for field in ("name", "description", "query")} for one in project.tiles(made["id"])]
     assert found == [{"name": one.name, "description": one.description, "query": one.node()} for one in tiles()]
+
+
+def test_both_ways_make_the_same(server: PostHogServer, project: Project) -> None:
+    """From the template and piece by piece come the same tags, insights, sizes and places."""
+    made: list[object] = []
+    for name, templates in (("Lifebeat", True), ("Another", False)):
+        project.templates = templates
+        assert run(server, "--name", name)[0] == 0
+        shown = project.shown(max(project.dashboards))
+        insights = [(tile["insight"]["name"], tile["insight"]["query"], tile["layouts"]) for tile in shown["tiles"]]
+        made.append((shown["description"], shown["tags"], insights))
+    assert made[0] == made[1]
+    [_, tags, insights] = cast("tuple[str, list[str], list[tuple[str, object, object]]]", made[0])
+    assert tags == ["lifebeat"]
+    assert [layout for *_, layout in insights] == [tile["layouts"] for tile in template("Lifebeat")["tiles"]]
+
+
+def test_a_tile_that_was_moved_stays(server: PostHogServer, project: Project) -> None:
+    """Where somebody has put an insight it stays; one that has no place yet gets ours, as after a run cut short."""
+    project.templates = False
+    run(server)
+    [number] = project.dashboards
+    moved, fresh, *_ = project.shown(number)["tiles"]
+    elsewhere = {"sm": {"x": 0, "y": 90, "w": 12, "h": 3}}
+    project.layouts[moved["id"]] = elsewhere
+    del project.layouts[fresh["id"]]
+    code, out, _ = run(server)
+    assert (code, "1 insights put" in out, "as it should be" in out) == (0, True, False)
+    assert project.layouts[moved["id"]] == elsewhere
+    assert project.layouts[fresh["id"]] == fresh["layouts"]
 
 
 @pytest.mark.parametrize("templates", [True, False])
@@ -142,8 +172,24 @@ def test_a_dry_run_asks_nobody(server: PostHogServer) -> None:
     """It prints what would be sent, without a key and without a connection."""
     code, out, _ = run(server, "--dry-run", key="")
     assert code == 0
-    assert json.loads(out) == {"anonymize_ips": True, "template": template("Lifebeat")}
+    assert json.loads(out) == {
+        "anonymize_ips": True,
+        "template": template("Lifebeat"),
+        "piece by piece": pieces("Lifebeat"),
+    }
     assert server.requests == []
+
+
+def test_a_dry_run_prints_what_is_sent(server: PostHogServer, project: Project) -> None:
+    """Piece by piece, what is posted is what was printed, but for the IDs that nobody knows before."""
+    told = json.loads(run(server, "--dry-run")[1])["piece by piece"]
+    project.templates = False
+    run(server)
+    [number] = project.dashboards
+    posted = [request.json() for request in server.requests if request.method == "POST"][1:]  # after the template
+    assert posted == [told["dashboard"], *({**one, "dashboards": [number]} for one in told["insights"])]
+    placed = [request.json() for request in server.requests if request.method == "PATCH"][-1]
+    assert [one["layouts"] for one in placed["tiles"]] == told["layouts"]
 
 
 @pytest.mark.parametrize(

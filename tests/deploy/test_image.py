@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from packaging.utils import canonicalize_name
 
 from artifacts import ROOT, run
-from builder import Builder, Image, make_base
+from builder import Builder, Image, find_init, make_base
 from conftest import eventually
 from container import Container, Network, required
 from lifebeat.testing import PostHogServer
@@ -25,6 +26,7 @@ from test_container import CONTAINERFILE, GRACE, HERE, PROJECT, USER, locked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ENGINE = "procrastinate"
 ENDED = 128 + signal.SIGTERM  # as a parent sees a process that the signal ended
 BASE = re.search(r"^ARG BASE=(\S+)$", CONTAINERFILE.read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -39,9 +41,9 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     directory = tmp_path_factory.mktemp("builder")
     wheels = directory / "wheels"
     wheels.mkdir()
-    locks = (f"--requirement={HERE / name}.lock" for name in ("build", "requirements"))
     download = ("download", "--quiet", "--require-hashes", "--only-binary=:all:", "--dest", wheels)
-    run(sys.executable, "-m", "pip", *download, *locks, cwd=directory)
+    for name in ("build", "requirements", f"requirements-{ENGINE}"):
+        run(sys.executable, "-m", "pip", *download, "--requirement", HERE / f"{name}.lock", cwd=directory)
     made = Builder(directory)
     assert BASE is not None
     variables = {"PATH": "/usr/local/bin:/bin", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/packages"}
@@ -54,6 +56,32 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
 def image(builder: Builder) -> Image:
     """The image, built by the Containerfile's own steps."""
     return builder.build(CONTAINERFILE, ROOT, VERSION=__version__, REVISION="0123abc")
+
+
+@pytest.fixture(scope="module")
+def cluster_image(builder: Builder) -> Image:
+    """The image for more than one replica, as compose.cluster.yaml and the overlay ``production`` take it."""
+    return builder.build(CONTAINERFILE, ROOT, EXTRA=ENGINE)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_under_ci_root_may_not_skip_this(monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[Exception]) -> None:
+    """Where root lacks what containers need, these tests are skipped on a machine of somebody's, and fail under CI."""
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(outcome, match="missing here: unshare"):
+        required()
+
+
+def test_a_forge_runs_this_as_root() -> None:
+    """The forge's jobs are not root; on one Python a step runs this file with what it takes, and tells it of CI."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text(encoding="utf-8"))
+    check = workflow["jobs"]["check"]
+    [step] = [one for one in check["steps"] if "sudo" in one.get("run", "")]
+    assert Path(__file__).relative_to(ROOT).as_posix() in step["run"]
+    assert "--preserve-env=CI " in step["run"]
+    assert step["if"] in [f"matrix.python == '{python}'" for python in check["strategy"]["matrix"]["python"]]
 
 
 def test_image_says_how_to_run_it(image: Image) -> None:
@@ -75,13 +103,27 @@ def test_image_is_labelled(image: Image) -> None:
     assert said["title"] == PROJECT["project"]["name"]
 
 
+def packages(image: Image) -> Path:
+    """The directory that its packages are in."""
+    (site,) = (image.root / "opt" / "lifebeat" / "lib").glob("python*/site-packages")
+    return site
+
+
+def installed(image: Image) -> set[str]:
+    """The names of its packages."""
+    return {str(canonicalize_name(path.name.partition("-")[0])) for path in packages(image).glob("*.dist-info")}
+
+
 def test_image_holds_exactly_what_is_locked(image: Image) -> None:
     """The wheel and the pins are installed, nothing that only builds, and bytecode for all of it."""
-    (site,) = (image.root / "opt" / "lifebeat" / "lib").glob("python*/site-packages")
-    installed = {canonicalize_name(path.name.partition("-")[0]) for path in site.glob("*.dist-info")}
-    assert installed == {"lifebeat", *locked("requirements")}
-    assert list((site / "lifebeat" / "__pycache__").glob("host.*.pyc"))
+    assert installed(image) == {"lifebeat", *locked("requirements")}
+    assert list((packages(image) / "lifebeat" / "__pycache__").glob("host.*.pyc"))
     assert image.size("opt/lifebeat") < 40_000_000
+
+
+def test_image_of_an_engine_holds_its_lock(cluster_image: Image) -> None:
+    """Built with ``EXTRA`` it has what that engine's lock pins, and nothing else."""
+    assert installed(cluster_image) == {"lifebeat", *locked(f"requirements-{ENGINE}")}
 
 
 def test_image_is_no_golden_image(image: Image) -> None:
@@ -115,6 +157,7 @@ class Deployment:
         self._image = image
         self._directory = directory
         self.volume, self.config = directory / "volume", directory / "config"
+        self.init: Path | None = None
         self.volume.mkdir()
         self.config.mkdir()
         os.chown(self.volume, USER, USER)
@@ -124,11 +167,12 @@ class Deployment:
         self._started: list[Container] = []
 
     def start(self, *command: str, **environ: str) -> Container:
-        """Start a container that may send to the receiver, and nowhere else."""
+        """Start a container that may send to the receiver, and nowhere else; below an engine's init, if one is set."""
         scratch = self._directory / f"container{len(self._started)}"
         scratch.mkdir()
         allowed = {"TELEMETRY_HOST": self.receiver.url, "TELEMETRY_API_KEY": "phc_x", "LIFEBEAT_TEST_MODE": "loopback"}
-        one = Container(self._image, self._network, self.volume, self.config, scratch, {**allowed, **environ})
+        environ = {**allowed, **environ}
+        one = Container(self._image, self._network, self.volume, self.config, scratch, environ, self.init)
         self._started.append(one)
         one.start(*command)
         return one
@@ -145,6 +189,14 @@ class Deployment:
 def deployment(image: Image, tmp_path: Path) -> Iterator[Deployment]:
     """A deployment of the image, with a receiver that is all that it can reach."""
     made = Deployment(image, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cluster(cluster_image: Image, tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment of the image for more than one replica."""
+    made = Deployment(cluster_image, tmp_path)
     yield made
     made.close()
 
@@ -268,3 +320,47 @@ def test_off_means_off(deployment: Deployment) -> None:
     assert running.stop(GRACE) == ENDED
     assert deployment.receiver.connections == 0
     assert list(deployment.volume.iterdir()) == []
+
+
+def test_the_engine_is_in_its_image(cluster: Deployment) -> None:
+    """What production starts finds its engine and the driver in the image, and says that the database is away."""
+    away = "postgresql://lifebeat@127.0.0.1:1/lifebeat"
+    running = cluster.start(LIFEBEAT_ENGINE=ENGINE, LIFEBEAT_DATABASE=away)
+    eventually(lambda: "PostgreSQL: 'connection failed" in running.log)
+    assert running.stop(GRACE) == ENDED
+
+
+LEAVING = """
+import subprocess
+
+def leave():
+    print(subprocess.run(["sh", "-c", "sleep 0.1 > /dev/null & echo left $!"], capture_output=True).stdout, flush=True)
+"""
+
+
+def leave_an_orphan(deployment: Deployment) -> tuple[Container, str]:
+    """A host with a job of its own whose child leaves a process behind; that process's number."""
+    (deployment.config / "leaving.py").write_text(LEAVING)
+    (deployment.config / "jobs.yaml").write_text("jobs: {leave: {run: 'leaving:leave', when: start}}\n")
+    command = ("lifebeat", "run", "--allow", "leaving")
+    running = deployment.start(*command, PYTHONPATH="/etc/lifebeat")
+    assert eventually(lambda: re.search(r"left (\d+)", running.log))
+    found = re.search(r"left (\d+)", running.log)
+    assert found is not None
+    return running, found[1]
+
+
+def test_the_engines_init_collects_orphans(deployment: Deployment) -> None:
+    """With ``init: true`` what a job's child leaves behind is gone when it has ended, and the stop is the same."""
+    deployment.init = find_init()
+    running, orphan = leave_an_orphan(deployment)
+    assert status_of(running, "1")["Name"] == "init"
+    assert eventually(lambda: not status_of(running, orphan))
+    assert running.stop(GRACE) == ENDED
+
+
+def test_the_host_itself_collects_none(deployment: Deployment) -> None:
+    """As PID 1 the host leaves that zombie where it is, as the README says; were it not so, no init would be asked."""
+    running, orphan = leave_an_orphan(deployment)
+    assert eventually(lambda: status_of(running, orphan).get("State", "").startswith("Z"))
+    assert running.stop(GRACE) == ENDED

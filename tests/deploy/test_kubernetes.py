@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import re
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def test_restricted(overlay: str) -> None:
     }
     assert pod(overlay)["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod(overlay))
+    assert pod(overlay)["shareProcessNamespace"] is True  # else orphans of own jobs would stay as zombies
     assert {name for volume in pod(overlay)["volumes"] for name in volume} == {"name", "configMap"}
 
 
@@ -107,6 +109,7 @@ def test_nothing_comes_in(overlay: str) -> None:
     policy = one(overlay, "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert not policy.get("ingress")
+    assert all(rule.get("to") for rule in policy["egress"])  # without it a rule is for every address
     [https] = [rule for rule in policy["egress"] if rule["ports"] == [{"protocol": "TCP", "port": 443}]]
     excepted = {cidr for block in https["to"] for cidr in block["ipBlock"]["except"]}
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"} <= excepted
@@ -138,7 +141,10 @@ def test_production_changes_only_what_it_says() -> None:
     inner["image"] = inner["image"].removesuffix("-procrastinate")
     assert [each["name"] for each in inner["env"][:2]] == ["LIFEBEAT_ENGINE", "LIFEBEAT_DATABASE"]
     del inner["env"][:2]
-    assert found["NetworkPolicy"]["spec"]["egress"].pop()["ports"] == [{"protocol": "TCP", "port": 5432}]
+    database = found["NetworkPolicy"]["spec"]["egress"].pop()
+    assert database["ports"] == [{"protocol": "TCP", "port": 5432}]
+    blocks = [ipaddress.ip_network(to["ipBlock"]["cidr"]) for to in database["to"] if "ipBlock" in to]
+    assert all(block.is_private and block.prefixlen for block in blocks)
     assert found == {each["kind"]: each for each in apart("base")}
 
 
@@ -205,4 +211,5 @@ def test_the_interval_that_it_promises(overlay: str, interval: str, host: str, i
     assert code == 0, out + err
     shown = dict(line.split()[:2] for line in installation.run("config", **environ)[1].splitlines() if line.strip())
     assert (shown["telemetryHeartbeatInterval"], shown["telemetryHost"]) == (interval, host)
+    assert (shown["appName"], shown["appVersion"]) == ("myapp", "1.0.0")  # or every event would say `unknown`
     assert f"every {interval}" in installation.run("plan", **environ)[1]

@@ -1,4 +1,4 @@
-"""The dashboard's queries, on PostHog's table in a real ClickHouse, over a fleet whose numbers are known."""
+"""The dashboard's queries in a real ClickHouse, on PostHog's keys and engine, over a fleet whose numbers are known."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fleet
+from clickhouse import WITHOUT, find_older
 from dashboard import QUERIES, read, tiles
 from fleet import DAY, NOW, Fleet, Truth
 from hogql import nodes, parse, rewrite
@@ -29,6 +30,10 @@ pytest.importorskip("chdb", reason="there is no wheel of chdb for this platform"
 
 SIZE = 10_000
 STATES = ("before a merge", "after it")
+VERSIONS = ("25.8", "the newest")  # PostHog's, and what it may come to
+
+# One worker makes the fleet; the time is for fetching the older ClickHouse.
+pytestmark = pytest.mark.timeout(180)
 ENGINE = """
 import json, sys
 from chdb import session
@@ -68,9 +73,16 @@ def truth() -> Truth:
     return Fleet(SIZE).truth
 
 
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    """Which ClickHouse answers."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def both(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
+def both(version: str, truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
     """What the queries find, by the files' names, and ``stored``, how many rows there are; in both states."""
+    older = version == VERSIONS[0]
     directory = tmp_path_factory.mktemp("fleet")
     for name, rows in {"first.tsv": truth.rows, "again.tsv": truth.repeats}.items():
         with (directory / name).open("w") as file:
@@ -80,10 +92,12 @@ def both(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
             )
     queries = {path.stem: rewrite(read(path).query, NOW) for path in QUERIES.glob("*.hogql")}
     queries["stored"] = "SELECT count() FROM events"
+    queries["version"] = "SELECT version()"
     places = [str(directory / name) for name in ("clickhouse", "first.tsv", "again.tsv")]
     told = json.dumps({"table": TABLE, "queries": queries})
-    command = [sys.executable, "-c", ENGINE, *places]
-    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False, timeout=50)
+    command = [sys.executable, "-c", WITHOUT + ENGINE if older else ENGINE, *places]
+    environ = {**os.environ, "PYTHONPATH": str(find_older())} if older else None
+    done = subprocess.run(command, input=told, env=environ, capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip(STATES, json.loads(done.stdout), strict=True))
 
@@ -118,6 +132,12 @@ def test_repeats_are_stored_until_they_are_merged(truth: Truth, both: dict[str, 
     stored = [both[state]["stored"] for state in STATES]
     assert stored == [[[len(truth.rows) + len(truth.repeats)]], [[len(truth.rows)]]]
     assert len(truth.repeats) > 10_000
+
+
+def test_there_are_two(version: str, both: dict[str, Answers]) -> None:
+    """One ClickHouse is as old as PostHog's, and the other is not, or one of them would prove nothing."""
+    [[said]] = both[STATES[0]]["version"]
+    assert said.startswith("25.8.") is (version == VERSIONS[0])
 
 
 def test_active_today(truth: Truth, answers: Answers) -> None:
@@ -196,7 +216,7 @@ def test_events(truth: Truth, answers: Answers) -> None:
 
 # All in HogQL's tables of functions; a name that is not there is refused by PostHog, but not by its parser.
 FUNCTIONS = {
-    *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "multiIf", "length"),
+    *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "ifNull", "multiIf", "length"),
     *("arrayFilter", "arrayJoin", "arrayMap", "arrayPopFront", "arrayPushBack", "arraySlice", "arraySort", "arrayZip"),
     *("arrayStringConcat", "splitByChar", "toIntervalDay", "toStartOfDay", "toStartOfMonth", "toStartOfWeek"),
 }
@@ -224,6 +244,14 @@ def test_the_queries_say_how_many_rows(trees: dict[str, Tree]) -> None:
     grouped = [tile.name for tile in tiles() if trees[tile.name]["group_by"]]
     assert len(grouped) == len(tiles()) - 1
     assert [name for name in grouped if not trees[name]["limit"]] == []
+
+
+def test_nothing_is_split_that_may_be_null(trees: dict[str, Tree]) -> None:
+    """What is split says what it is when it is NULL: ClickHouse 24.8 and 25.8 refuse it else, newer ones do not."""
+    for tile in tiles():
+        split = [node for node in nodes(trees[tile.name]) if str(node.get("name")).startswith("splitBy")]
+        assert {node["args"][1].get("name") for node in split} <= {"ifNull", "coalesce"}, tile.name
+    assert any("splitBy" in tile.query for tile in tiles())
 
 
 def test_every_query_is_checked() -> None:

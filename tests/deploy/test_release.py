@@ -21,6 +21,7 @@ import yaml
 from artifacts import ROOT
 from lifebeat.version import __version__
 
+DIST = ROOT / "deploy/release/dist.py"
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 
@@ -76,10 +77,11 @@ def test_the_same_bytes(clone: Path, built: dict[str, bytes], tmp_path: Path) ->
 
 
 def test_the_same_bytes_from_the_sdist(built: dict[str, bytes], tmp_path: Path) -> None:
-    """The sdist, unpacked by another user where there is no git, makes the same release again."""
+    """The sdist, unpacked by another user where there is no git, makes the same release again; no key gets in."""
     (tmp_path / "sdist.tar.gz").write_bytes(built[f"lifebeat-{__version__}.tar.gz"])
     subprocess.run(["tar", "xzf", "sdist.tar.gz"], cwd=tmp_path, check=True)
     source = tmp_path / f"lifebeat-{__version__}"
+    (source / "deploy/container/.env").write_text("TELEMETRY_API_KEY=phc_of_an_operator\n")
     if os.geteuid() == 0:
         for path in (source, *source.rglob("*")):
             os.chown(path, 65534, 65534)
@@ -98,12 +100,24 @@ def test_the_time_without_git(tmp_path: Path, changelog: str, moment: int) -> No
     """Without commits and without SOURCE_DATE_EPOCH the time is that of the newest release in the changelog."""
     program = tmp_path / "deploy/release/dist.py"
     program.parent.mkdir(parents=True)
-    program.write_bytes((ROOT / "deploy/release/dist.py").read_bytes())
+    program.write_bytes(DIST.read_bytes())
     (tmp_path / "CHANGELOG.md").write_text(changelog)
     environ = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
     code = f"import runpy; print(runpy.run_path({str(program)!r})['epoch']())"
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert int(done.stdout) == moment
+
+
+def test_only_former_releases_are_removed(tmp_path: Path) -> None:
+    """Where a release is written to, the files of a former one go, and nothing else does that is called like it."""
+    former = {"lifebeat-0.0.1.tar.gz", "lifebeat-0.0.1-py3-none-any.whl", "lifebeat-0.0.1.cdx.json", "SHA256SUMS"}
+    kept = {"lifebeat-notes.md", "lifebeat-src/lifebeat-0.0.1.tar.gz", "lifebeat-dir.whl/x", "other-1.0.tar.gz"}
+    for name in former | kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    code = f"import pathlib, runpy; runpy.run_path({str(DIST)!r})['clear'](pathlib.Path({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 
 def test_what_is_in_it(built: dict[str, bytes], tmp_path: Path) -> None:
@@ -126,6 +140,7 @@ def test_what_is_in_it(built: dict[str, bytes], tmp_path: Path) -> None:
     assert not {"config/config.json", "tests/note.py"} & set(names)
     assert len(built[f"lifebeat-{__version__}.tar.gz"]) < 2_000_000  # nothing but text belongs into it
     assert {"deploy/systemd/lifebeat.service", "docs/release.md", "scheduler/lifebeat/version.py"} <= set(names)
+    assert {".ci/run", ".github/workflows/check.yml", ".github/zizmor.yml"} <= set(names)  # its tests read them
     with zipfile.ZipFile(tmp_path / f"lifebeat-{__version__}-py3-none-any.whl") as wheel:
         assert wheel.testzip() is None
         assert len({(one.date_time, one.external_attr) for one in wheel.infolist()}) == 1
@@ -226,12 +241,12 @@ def test_the_schema_really_looks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_may_little(path: Path) -> None:
-    """Nothing is permitted by default, every action has its full version, and no secret is stored."""
+    """Nothing is permitted by default, every action is pinned by commit and says its version, no secret is stored."""
     text = path.read_text()
     workflow = yaml.safe_load(text)
     assert workflow["permissions"] == {}
-    used = [one for one in re.findall(r"uses: (\S+)", text) if not one.startswith("./")]
-    assert all(re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", one) for one in used)
+    used = [one for one in re.findall(r"uses: (.+)", text) if not one.startswith("./")]
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one) for one in used)
     assert "secrets." not in text
     assert all("timeout-minutes" in job or "uses" in job for job in workflow["jobs"].values())
     for job in workflow["jobs"].values():  # who may publish may not write to the repository, and the other way round

@@ -197,6 +197,17 @@ def test_every_file_is_in_the_readme() -> None:
     assert [path.name for path in HERE.rglob("*") if path.is_file() and path.name not in page] == ["README.md"]
 
 
+def test_root_installs_nothing_by_its_name() -> None:
+    """What the page has root install is pinned by hashes, or is the clone itself, built without fetching anything."""
+    page = (HERE / "README.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in re.findall(r"^sudo \S+/pip install (.*)$", page, re.MULTILINE)]
+    assert len(commands) == 4  # the first time, and an upgrade
+    for command in commands:
+        names = [word for word in command if not word.startswith("-")]
+        assert ("--require-hashes" in command) != ({"--no-deps", "--no-build-isolation"} <= set(command))
+        assert all((HERE / name).exists() for name in names), names
+
+
 # -- the contract, as systemd would start it -------------------------------------------------------------------------
 
 

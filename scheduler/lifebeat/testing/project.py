@@ -22,8 +22,9 @@ class Project:
 
     Attributes:
         settings: The project's own settings, such as ``anonymize_ips``.
-        dashboards: The dashboards by their ID: name, description, deleted.
+        dashboards: The dashboards by their ID: name, description, tags, deleted.
         insights: The insights by their ID: name, description, query, and the dashboards that they are on.
+        layouts: Where tiles stand, by the tile's ID; a tile that nobody has placed has none.
         changes: Every request that changed something: its method and path.
         scopes: What the key may do, such as ``insight:read``; ``write`` includes ``read``, ``*`` everything.
         templates: Whether a key may make a dashboard from a template. In PostHog's source of 2026 it may not, whatever
@@ -34,6 +35,7 @@ class Project:
         self.settings: Json = {"id": number, "name": "Default project", "anonymize_ips": False}
         self.dashboards: dict[int, Json] = {}
         self.insights: dict[int, Json] = {}
+        self.layouts: dict[int, Json] = {}
         self.changes: list[tuple[str, str]] = []
         self.scopes = {"*"}
         self.templates = True
@@ -44,7 +46,8 @@ class Project:
     def add_dashboard(self, name: str, **fields: Any) -> int:
         """A dashboard that somebody has made; its ID."""
         number = self._next()
-        self.dashboards[number] = {"id": number, "name": name, "description": "", "deleted": False, **fields}
+        empty: Json = {"description": "", "tags": [], "deleted": False}
+        self.dashboards[number] = {"id": number, "name": name, **empty, **fields}
         return number
 
     def add_insight(self, dashboard: int, name: str, query: Json, description: str = "") -> int:
@@ -58,6 +61,12 @@ class Project:
     def tiles(self, dashboard: int) -> list[Json]:
         """The insights on a dashboard."""
         return [one for one in self.insights.values() if dashboard in one["dashboards"]]
+
+    def shown(self, number: int) -> Json:
+        """A dashboard as the API shows it: its fields, and its tiles with their insights and layouts."""
+        numbers = [(_tile(one["id"]), one) for one in self.tiles(number)]
+        tiles = [{"id": tile, "insight": one, "layouts": self.layouts.get(tile, {})} for tile, one in numbers]
+        return {**self.dashboards[number], "tiles": tiles}
 
     def answer(self, request: Request) -> tuple[int, bytes]:
         """The status and the body of the answer."""
@@ -100,10 +109,10 @@ class Project:
             case "GET", "dashboards":
                 return 200, self._page(query)
             case "POST", "dashboards":
-                made = self.add_dashboard(body["name"], description=body.get("description", ""))
-                return 201, self._dashboard(made)
+                told = {"description": body.get("description", ""), "tags": body.get("tags", [])}
+                return 201, self.shown(self.add_dashboard(body["name"], **told))
             case "POST", "dashboards/create_from_template_json":
-                return 200, self._dashboard(self._from_template(body["template"]))
+                return 200, self.shown(self._from_template(body["template"]))
             case "POST", "insights":
                 return 201, self.insights[self._insight(body)]
             case _:
@@ -120,10 +129,12 @@ class Project:
         for field, kind in _TEMPLATE_FIELDS.items():
             if not isinstance(template[field], kind) or not template["tiles"]:
                 raise ValueError(f"template: {field!r} is {template[field]!r}")
-        number = self.add_dashboard(template["template_name"], description=template["dashboard_description"])
+        told = {"description": template["dashboard_description"], "tags": template.get("tags", [])}
+        number = self.add_dashboard(template["template_name"], **told)
         for tile in template["tiles"]:
             if tile["type"] == "INSIGHT":
-                self.add_insight(number, tile["name"], tile["query"], tile.get("description", ""))
+                made = self.add_insight(number, tile["name"], tile["query"], tile.get("description", ""))
+                self.layouts[_tile(made)] = tile["layouts"]
         return number
 
     def _insight(self, body: Json) -> int:
@@ -133,20 +144,28 @@ class Project:
     def _one(self, method: str, place: str, body: Json) -> tuple[int, Json]:
         found = re.fullmatch(r"(dashboards|insights)/(\d+)", place)
         kind, number = (found[1], int(found[2])) if found else ("", 0)
-        if kind == "dashboards" and number in self.dashboards and method == "GET":
-            return 200, self._dashboard(number)
+        if kind == "dashboards" and number in self.dashboards and method in {"GET", "PATCH"}:
+            self._place(number, body.get("tiles", []))
+            return 200, self.shown(number)
         if kind == "insights" and number in self.insights and method == "PATCH":
             self.insights[number] |= body
             return 200, self.insights[number]
         return _error(404, "not_found", "Not found.")
 
-    def _dashboard(self, number: int) -> Json:
-        tiles = [{"id": one["id"] + 1000, "insight": one} for one in self.tiles(number)]
-        return {**self.dashboards[number], "tiles": tiles}
+    def _place(self, number: int, tiles: list[Json]) -> None:
+        known = {_tile(one["id"]) for one in self.tiles(number)}
+        for tile in tiles:
+            if tile["id"] not in known:
+                raise ValueError(f"dashboard {number} has no tile {tile['id']}")
+            self.layouts[tile["id"]] = tile["layouts"]
 
     def _next(self) -> int:
         self._last += 1
         return self._last
+
+
+def _tile(insight: int) -> int:
+    return insight + 1000
 
 
 def _error(status: int, code: str, detail: str) -> tuple[int, Json]:
