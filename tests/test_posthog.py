@@ -447,7 +447,7 @@ def test_what_the_sdk_changes_is_not_sent(receiver: PostHogServer) -> None:
         {"api_key": "phc_test", "batch": []},
     ]
     for document in altered:
-        session = posthog.Session(json.dumps(batch), NOBODY, Connections())
+        session = posthog.Session(json.dumps(batch), Connections())
         with pytest.raises(posthog.Refused, match="the PostHog SDK changed the events"):
             session.post(f"{receiver.url}/batch/", data=json.dumps(document).encode())
         session.close()
@@ -469,7 +469,7 @@ def test_headers_are_the_declared_ones(receiver: PostHogServer) -> None:
     batch: list[Any] = [{"event": "startup"}]
     receiver.answer(200, headers={"Set-Cookie": "id=1; Path=/"})
     connections = Connections()
-    session = posthog.Session(json.dumps(batch), NOBODY, connections)
+    session = posthog.Session(json.dumps(batch), connections)
     session.headers["X-Machine"] = "atlas"
     for _ in range(2):
         session.post(f"{receiver.url}/batch/", data=json.dumps({"api_key": "k", "batch": batch}).encode(), timeout=5)

@@ -37,12 +37,14 @@ class Answer:
         words: What happened, for people.
         delivered: Whether PostHog has the events.
         retry_after: How many seconds the server asks to wait; ``None`` if it does not.
+        refused: Whether an event among them must not leave, so that none of them did.
     """
 
     status: int | None
     words: str
     delivered: bool = False
     retry_after: float | None = None
+    refused: bool = False
 
 
 Ask = Callable[[list[str], str, str, Machine, float], Answer]
@@ -120,11 +122,10 @@ class Delivery:
         return held_until(self.context, self.outbox) is not None
 
     def _send(self, entries: list[Entry]) -> bool:
-        """Send what of these may leave; says whether to go on."""
-        entries = [entry for entry in entries if self._may_leave(entry)]
+        """Send these; says whether to go on."""
         settings = self.context.read_settings()
-        if not entries or not self._may_send(settings):
-            return not entries
+        if not self._may_send(settings):
+            return False
         answer = self._ask(entries, settings)
         return answer is not None and self._write_down(entries, answer, settings)
 
@@ -163,6 +164,8 @@ class Delivery:
             return True
         if answer.status in REJECTED:
             return self._isolate(entries, answer)
+        if answer.refused and len([entry for entry in entries if self._may_leave(entry)]) < len(entries):
+            return True
         until = self._postpone(entries, answer)
         kind = _FAILING if answer.retry_after is None else _HELD
         self._turn(

@@ -67,6 +67,7 @@ _PRAGMAS = (
     "fullfsync = ON",  # macOS: fsync alone leaves it in the drive's cache
 )
 _COMPANIONS = ("-journal", "-wal", "-shm")
+_VALUES = 500  # in a statement; SQLite took 999 at most, before 2020
 _FORK_PATIENCE = 5.0
 _POLL = 0.005
 
@@ -234,17 +235,25 @@ class Outbox:
     def delivered(self, uuids: Iterable[str], status: int) -> None:
         """The server took these; that stands also if they were dropped or suppressed while they were on the way."""
         now, rows = self._clock.time(), [(uuid,) for uuid in uuids]
-        values = [(status, now, uuid) for (uuid,) in rows]
         sql = (
             "UPDATE event SET state = 'delivered', attempts = attempts + 1, next_attempt = NULL, status = ?,"
-            " answer = NULL, finished_at = ? WHERE uuid = ? AND state"
+            " answer = NULL, finished_at = ? WHERE state {} AND uuid IN ({})"
         )
 
+        def update(connection: Connection, which: str) -> int:
+            """In statements with many values each, which is twice as fast as one for each event."""
+            return sum(
+                connection.execute(
+                    sql.format(which, ", ".join("?" * len(some))), (status, now, *(uuid for (uuid,) in some))
+                ).rowcount
+                for some in (rows[first : first + _VALUES] for first in range(0, len(rows), _VALUES))
+            )
+
         def work(connection: Connection) -> None:
-            if connection.executemany(f"{sql} = 'waiting'", values).rowcount < len(rows):
+            if update(connection, "= 'waiting'") < len(rows):
                 again = "UPDATE event SET state = 'waiting' WHERE uuid = ? AND state = 'dropped'"
                 _count_dropped(connection, -connection.executemany(again, rows).rowcount)
-                connection.executemany(f"{sql} <> 'delivered'", values)
+                update(connection, "<> 'delivered'")
             connection.execute("DELETE FROM meta WHERE key = ?", (_OVERFLOW_SAID,))
 
         if rows:

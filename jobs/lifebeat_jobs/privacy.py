@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import ipaddress
 import json
 import os
@@ -32,6 +31,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EMAIL = re.compile(r"[^\s@]@[^\s@]")
 _MAC = re.compile(r"\b[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\b")
 _ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])|(?<![0-9a-f])[0-9a-f]{0,4}:[0-9a-f.:]*")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.ASCII)  # every event has one
 _OF_VERSIONS = re.compile(rf"(?:{VERSION_WORDS})[.-]?\d*")
 _NOBODYS = frozenset({"", "00:00:00:00:00:00", "::", "::1", "0.0.0.0", "127.0.0.1"})  # noqa: S104 - nothing is bound
 _MOST_READ = 1 << 20
@@ -133,23 +133,35 @@ class _Look:
         self.machine = machine
         self._macs = frozenset(mac.replace(":", "") for mac in machine.addresses if _MAC.fullmatch(mac))
         self._names = [(what, _pattern(name)) for what, name in machine.names if _is_telling(name)]
-        self._remembered = functools.lru_cache(maxsize=_REMEMBERED)(self._leak_in)
+        self._harmless: set[str] = set()
 
     def leak_in(self, values: Iterable[_Json]) -> str | None:
-        remembered = self._remembered
+        harmless = self._harmless
         for value in values:
             leak = None
             if isinstance(value, str):
-                leak = remembered(value) if len(value) <= _LONGEST_REMEMBERED else self._leak_in(value)
+                if value not in harmless:
+                    leak = self._leak_in_new(value)
             elif isinstance(value, dict):
-                leak = self.leak_in([one for name, one in value.items() if name != "event"])
+                named = [one for name, one in value.items() if name != "event"] if "event" in value else value.values()
+                leak = self.leak_in(named)
             elif isinstance(value, list):
                 leak = self.leak_in(value)
             if leak is not None:
                 return leak
         return None
 
+    def _leak_in_new(self, text: str) -> str | None:
+        leak = self._leak_in(text)
+        if leak is None and len(text) <= _LONGEST_REMEMBERED:
+            if len(self._harmless) >= _REMEMBERED:
+                self._harmless.clear()
+            self._harmless.add(text)
+        return leak
+
     def _leak_in(self, text: str) -> str | None:
+        if _MOMENT.fullmatch(text):
+            return None
         text = text.lower()
         if _UUID.fullmatch(text):  # every event has some: nothing fits into one but the end of a UUID of version 1
             return "it holds a MAC address" if text[-12:] in self._macs else None
