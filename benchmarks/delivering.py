@@ -126,7 +126,7 @@ def goals(found: dict[str, Any]) -> list[Goal]:
             f"{times(ours / sdk)} of the SDK's queue in memory ({sdk:,.0f}), {times(ours / zipped)} of that with gzip",
             ours >= GOAL * sdk,
             "the SDK's own call makes the request on both sides. The rest is what the SDK does not do: read the event "
-            "from the disk and write its end there, look twice whether it names the machine or a person, compare what "
+            "from the disk and write its end there, look whether it names the machine or a person, compare what "
             "leaves with what was recorded, and compress it.",
         )
     ]
@@ -148,7 +148,7 @@ def section(found: dict[str, Any]) -> str:
     return (
         f"## A backlog of {found['events']:,} events\n\n"
         "Bounds raised, to a server in another process that answers at once. The SDK's queue is in memory and is lost\n"
-        "with the process. Lifebeat reads each event from the disk, looks twice at what leaves, sends it with gzip,\n"
+        "with the process. Lifebeat reads each event from the disk, looks at what leaves, sends it with gzip,\n"
         "and has written to the disk what became of it before it goes on. `nothing but sending` is what the server\n"
         "takes.\n\n" + table(["side", "events a second", "beside the SDK", "CPU per event", "memory at most"], rows)
     )

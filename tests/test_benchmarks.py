@@ -20,7 +20,7 @@ SIDES = {
     "resting": {"bare", "import posthog", "posthog", "lifebeat", "lifebeat without inotify", "lifebeat off"},
     "registering": {"20"},
     "firing": {"bare", "lifebeat", "lifebeat, once: application", "Celery beat"},
-    "recording": {"1 process", "8 processes", "two syncs"},
+    "recording": {"1 process", "8 processes", "8 processes, 10 a second each", "two syncs"},
     "delivering": {"nothing but sending", "posthog", "posthog, gzip", "lifebeat"},
     "growing": {"1", "2"},
 }
