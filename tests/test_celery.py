@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from threading import Barrier, Thread
+from threading import enumerate as enumerate_threads
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +19,10 @@ import pytest
 from celerycluster import CeleryCluster, children
 from cluster import lateness, missed, twice
 from conftest import Installation, end, eventually
-from lifebeat.engines.redis import Claim, Shared
+from lifebeat import siblings
+from lifebeat.engines import EngineUnavailable
+from lifebeat.engines.claims import Claims
+from lifebeat.engines.redis import Claim, Shared, has_died, identity
 from lifebeat.engines.timetable import Due
 from lifebeat.schedule import SECOND
 from lifebeat.testing import FakeClock
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 
 LOCK = "redbeat::lock"
 DUE = Due("nightly", 1_767_225_600_000_000)
+TIMEOUT = timedelta(seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +154,24 @@ def test_a_killed_child(installation: Installation, redis: RedisServer) -> None:
         os.kill(pid, signal.SIGKILL)
     killed = time.time()
     eventually(lambda: runs_after(cluster, killed) >= 2 and missed(cluster.runs(), 1.0) == [])
+    cluster.drop()
+    assert twice(cluster.runs()) == []
+
+
+@pytest.mark.soak
+def test_a_lost_connection(installation: Installation, redis: RedisServer) -> None:
+    """A worker that loses its broker in the middle of a run goes on with it, and who gets its task leaves it alone."""
+    cluster = CeleryCluster(
+        installation, redis.url, jobs=1, every="5s", more="coalesce: false\nargs: {seconds: 4}",
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )  # fmt: skip
+    cluster.beat()
+    for _ in range(2):
+        cluster.worker(concurrency=2)
+    (instant,) = eventually(lambda: claimed(redis, "tick-0"))
+    redis.client().client_kill_filter(_type="normal", skipme=True)
+    eventually(lambda: instant in {run.instant * SECOND for run in cluster.runs()})
+    cluster.await_instants(2, 30)
     cluster.drop()
     assert twice(cluster.runs()) == []
 
@@ -320,6 +345,92 @@ def test_claims(shared: Shared) -> None:
     shared.end(DUE, kept=60)
     assert shared.claim(DUE, "one", 60) is Claim.ENDED
     assert shared.claim(Due(DUE.job_id, DUE.instant + 1), "two", 60) is Claim.OURS
+
+
+def test_a_holder_that_died(shared: Shared) -> None:
+    """What a process of this machine held is another's at once when it has died, and not before."""
+    code = "from lifebeat.engines.redis import identity; print(identity(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert shared.claim(DUE, process.stdout.readline().strip(), 60) is Claim.OURS
+        assert shared.claim(DUE, identity(), 60) is Claim.TAKEN
+        process.kill()
+        eventually(lambda: shared.claim(DUE, identity(), 60) is Claim.OURS)
+
+
+@pytest.mark.parametrize(
+    ("holder", "died"),
+    [
+        ("{here} {me.pid} {me.started}", False),
+        ("{here} {me.pid} 1", True),
+        ("another {here} {me.pid} 1", False),
+        ("0191e0f5-4b4e-7d6a-8a52-6a1b5c0e9f11", False),
+    ],
+    ids=["lives", "pid used again", "another machine", "no /proc there"],
+)
+def test_who_has_died(holder: str, *, died: bool) -> None:
+    """A holder has died if it was this machine's and its pid is nobody's or another's; else nobody can tell."""
+    assert has_died(holder.format(here=siblings.world(), me=siblings.find(os.getpid()))) is died
+
+
+def test_the_same_task_again(shared: Shared) -> None:
+    """What runs in a process is not begun again there when its task comes a second time; what broke off is."""
+    claims = Claims(shared, patience=60)
+    assert claims.take(DUE, TIMEOUT) is Claim.OURS
+    assert claims.take(DUE, TIMEOUT) is Claim.TAKEN
+    claims.release(DUE)
+    assert claims.take(DUE, TIMEOUT) is Claim.OURS
+
+
+def test_a_run_without_timeout(shared: Shared, redis: RedisServer) -> None:
+    """Its claim is renewed while it runs, and again where it was lost meanwhile, but is not taken from another."""
+    client, claims = redis.client(), Claims(shared, patience=1, renew_every=0.05)
+    due = [Due("nightly", instant) for instant in (1, 2)]
+    lost, kept = (f"lifebeat:notes:run:nightly:{instant}" for instant in (1, 2))
+    assert [claims.take(one, None) for one in due] == [Claim.OURS, Claim.OURS]
+    client.delete(lost)
+    eventually(lambda: client.get(lost) == identity())
+    client.set(lost, "another", px=60_000)
+    client.pexpire(kept, 20_000)
+    eventually(lambda: client.pttl(kept) > 50_000)
+    assert client.get(lost) == "another"
+    for one in due:
+        claims.release(one)
+    eventually(lambda: "lifebeat-claims" not in {thread.name for thread in enumerate_threads()})
+
+
+def test_an_end_that_could_not_be_noted(shared: Shared, redis: RedisServer) -> None:
+    """Where Redis is away when a run ends, its end is noted when Redis is back, and until then known here."""
+    claims = Claims(shared, patience=60, renew_every=0.05)
+    assert claims.take(DUE, TIMEOUT) is Claim.OURS
+    redis.stop()
+    try:
+        with pytest.raises(EngineUnavailable):
+            claims.end(DUE, kept=60)
+        claims.release(DUE)
+        assert claims.take(DUE, TIMEOUT) is Claim.ENDED
+    finally:
+        redis.start()
+    eventually(lambda: redis.client().get("lifebeat:notes:run:nightly:1767225600000000") == "ended")
+    eventually(lambda: "lifebeat-claims" not in {thread.name for thread in enumerate_threads()})
+
+
+def test_many_ends_that_could_not_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more than a process may remember the oldest are forgotten."""
+
+    def away() -> None:
+        raise OSError
+
+    monkeypatch.setattr("lifebeat.engines.claims.MOST_UNNOTED", 2)
+    claims, due = Claims(Shared(away, ""), patience=60), [Due("nightly", instant) for instant in range(3)]
+    for one in due:
+        with pytest.raises(EngineUnavailable):
+            claims.end(one, kept=60)
+    assert [claims.take(one, TIMEOUT) for one in due[1:]] == [Claim.ENDED, Claim.ENDED]
+    with pytest.raises(EngineUnavailable):
+        claims.take(due[0], TIMEOUT)
 
 
 def test_a_claim_that_nobody_ends(shared: Shared) -> None:
@@ -504,10 +615,34 @@ def test_a_batch(tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyP
     arguments = {"appName": "notes", "appVersion": "1"}
     attachment = Attachment(app, arguments, config_dir=tmp_path, allow=["batched"])
     with pytest.raises(ExceptionGroup, match="1 of 2 jobs failed") as failed:
-        attachment.run([("job-0", DUE.instant), ("job-1", DUE.instant)], "task")
+        attachment.run([("job-0", DUE.instant), ("job-1", DUE.instant)])
     assert [type(error) for error in failed.value.exceptions] == [ZeroDivisionError]
     ended = [redis.client().get(f"lifebeat:notes:run:job-{number}:{DUE.instant}") for number in range(2)]
     assert ended == ["ended", "ended"]
+
+
+def test_an_outage_in_between(beat: Callable[..., Beat]) -> None:
+    """After Redis was away those who hold claims come first: what was lost is sent again ten seconds later."""
+    one = beat("every: 1d")
+    one.at(0)
+    assert one.at(86400, lost=True) == [86400]
+    one.clock.advance(60)
+    one.sending.unsettle()
+    assert one.at(9, lost=True) == []
+    assert one.at(1, lost=True) == [86400]
+
+
+def test_a_long_run(beat: Callable[..., Beat], shared: Shared, redis: RedisServer) -> None:
+    """Who holds an instant for long is looked at every minute all the same, and soon missed when it is gone."""
+    one = beat("every: 1d")
+    one.at(0)
+    assert one.at(86400, lost=True) == [86400]
+    instant = Due("nightly", int((1_767_225_600 + 86400) * 1e6))
+    assert shared.claim(instant, "worker", 3600) is Claim.OURS
+    for _ in range(60):
+        assert one.at(60) == []
+    redis.client().delete(f"lifebeat:notes:run:nightly:{instant.instant}")
+    assert one.at(60) == [86400]
 
 
 def test_lost_tasks(beat: Callable[..., Beat], shared: Shared) -> None:

@@ -177,17 +177,16 @@ class Attachment:
 
     # -- a task ----------------------------------------------------------------------------------------------------
 
-    def run(self, batch: Sequence[tuple[str, int]], holder: str) -> None:
+    def run(self, batch: Sequence[tuple[str, int]]) -> None:
         """Run what has come as a task, in this process: a job and its instant, or several.
 
         Args:
             batch: Each job with its instant, in microseconds since the epoch.
-            holder: The task's ID.
         """
         engine, errors = self._engine_here(), list[Exception]()
         for job_id, instant in batch:
             try:
-                engine.run(Due(job_id, instant), holder)
+                engine.run(Due(job_id, instant))
             except Exception as error:
                 if len(batch) == 1:
                     raise
@@ -311,15 +310,14 @@ class _House:
         return self._found
 
 
-def _define_task(app: Any, run: Callable[[Sequence[tuple[str, int]], str], None]) -> None:
+def _define_task(app: Any, run: Callable[[Sequence[tuple[str, int]]], None]) -> None:
     """The task by which runs come. A worker that dies of one gives it to another."""
 
-    def lifebeat_run(task: Any, batch: list[tuple[str, int]]) -> None:
-        run(batch, task.request.id)
+    def lifebeat_run(batch: list[tuple[str, int]]) -> None:
+        run(batch)
 
     app.task(
         name=TASK,
-        bind=True,
         shared=False,
         ignore_result=True,
         acks_late=True,
