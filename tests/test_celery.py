@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -453,6 +454,53 @@ def test_what_waits(shared: Shared) -> None:
     shared.ask_again([DUE, later, last], now, 60_000_000)
     assert shared.overdue(now + 59_000_000) == {}
     assert shared.overdue(now + 60_000_000) == {later: None}
+
+
+# -- a silent Redis ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silence() -> Iterator[str]:
+    """The URL of a Redis that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def test_a_silent_redis(tmp_path: Path, silence: str) -> None:
+    """A worker's start is not held up by a Redis that never answers, and whoever asks it gives up."""
+    (tmp_path / "jobs.yaml").write_text(JOB_FILE.format(job="nightly", when="every: 1h"))
+    app = attached(tmp_path, broker_url=silence)
+    begun = time.monotonic()
+    app.lifebeat.start()
+    assert time.monotonic() - begun < 4  # and not the 5 s after which it gives up
+    app.lifebeat.stop()
+    impatient = attached(tmp_path, broker_url=silence, redbeat_redis_options={"socket_timeout": 0.1})
+    with pytest.raises(EngineUnavailable, match="Timeout"):
+        impatient.lifebeat.shared.sent()
+
+
+@pytest.mark.parametrize(
+    ("conf", "options"),
+    [
+        ({}, {"socket_connect_timeout": 5, "socket_timeout": 5}),
+        (
+            {"redbeat_redis_options": {"socket_timeout": 1, "db": 3}},
+            {"socket_connect_timeout": 5, "socket_timeout": 1, "db": 3},
+        ),
+        (
+            {"broker_transport_options": {"retry_period": 9, "visibility_timeout": 9}},
+            {"socket_connect_timeout": 5, "socket_timeout": 5, "retry_period": 9},
+        ),
+        (
+            {"redbeat_redis_url": "redis-sentinel://", "broker_transport_options": {"sentinels": [["a", 1]]}},
+            {"socket_connect_timeout": 5, "socket_timeout": 5, "sentinels": [["a", 1]]},
+        ),
+    ],
+    ids=["nothing", "for RedBeat", "for the broker", "Sentinel"],
+)
+def test_bounds_of_time(tmp_path: Path, conf: dict[str, Any], options: dict[str, Any]) -> None:
+    """Whoever asks Redis waits for 5 s at most, unless the host has said otherwise."""
+    assert attached(tmp_path, **conf).conf.redbeat_redis_options == options
 
 
 # -- an active beat ----------------------------------------------------------------------------------------------------

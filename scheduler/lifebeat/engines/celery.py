@@ -40,6 +40,8 @@ RESEND_AFTER = 60
 LOOK_EVERY = 1.0
 _CELERYS_OWN = "celery.beat:PersistentScheduler"
 _FOR_REDBEAT = ("retry_period",)
+_WITH_BROKERS_OPTIONS = ("sentinel:", "redis-sentinel:", "redis-cluster:")
+_PATIENCE = {"socket_connect_timeout": 5, "socket_timeout": 5}
 
 
 def attach(
@@ -395,6 +397,15 @@ def _configure(conf: Any) -> None:
     if conf.get("redbeat_redis_url") is None and broker.startswith("redis"):
         # Two spellings of a socket: Celery's and that of Redis's own client.
         conf.redbeat_redis_url = broker.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
-    if conf.get("redbeat_redis_options") is None and broker.startswith(("redis:", "rediss:", "redis+socket:")):
-        given: dict[str, Any] = conf.get("broker_transport_options") or {}
-        conf.redbeat_redis_options = {name: given[name] for name in _FOR_REDBEAT if name in given}
+    conf.redbeat_redis_options = {**_PATIENCE, **_redis_options(conf, broker)}
+
+
+def _redis_options(conf: Any, broker: str) -> dict[str, Any]:
+    """The host's for RedBeat; or of those for the broker what RedBeat would use itself."""
+    given: dict[str, Any] | None = conf.get("redbeat_redis_options")
+    if given is not None:
+        return given
+    brokers: dict[str, Any] = conf.get("broker_transport_options") or {}
+    if (conf.get("redbeat_redis_url") or broker).startswith(_WITH_BROKERS_OPTIONS):
+        return brokers
+    return {name: brokers[name] for name in _FOR_REDBEAT if name in brokers}

@@ -89,16 +89,17 @@ class WorkerEngine(Agreement):
     # -- what the life asks ----------------------------------------------------------------------------------------
 
     def open(self, ready: Callable[[], None]) -> None:
-        """Agree as soon as Redis is there, and hold up nobody until then."""
-        super().open(ready)
-        if self._house is not None and not self.is_ready:
-            threading.Thread(target=self._keep_asking, name="lifebeat-engine", daemon=True).start()
+        """Agree as soon as Redis is there; a worker's start is not held up by it, a task in a pool's child waits."""
+        if self._house is None:
+            super().open(ready)
+            return
+        self._ready = ready
+        self.join(JOIN_TIMEOUT)  # the pool's children must know when the application started before a task comes
+        threading.Thread(target=self._keep_asking, name="lifebeat-engine", daemon=True).start()
 
     def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, *, make_up: bool) -> None:  # noqa: ARG002 - beat makes up
         """Know the job; when it is due a task says."""
         self._jobs[spec.id] = _Job(spec, instants, jitter, run)
-        if self._house is not None and self._began.at is None:
-            self.join(JOIN_TIMEOUT)
 
     def remove(self, job_id: str) -> None:
         """Know it no more."""
@@ -127,9 +128,11 @@ class WorkerEngine(Agreement):
         self._closed.set()
 
     def _keep_asking(self) -> None:
-        while not self._closed.wait(ASK_AGAIN) and not self.is_ready:
+        while not self._closed.is_set():
             with contextlib.suppress(EngineUnavailable):
                 self.agree()
+                return
+            self._closed.wait(ASK_AGAIN)
 
     # -- a task ----------------------------------------------------------------------------------------------------
 
