@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from collections import Counter
 from datetime import timedelta
 from threading import Barrier, Thread
 from threading import enumerate as enumerate_threads
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -711,6 +713,37 @@ def test_lost_tasks(beat: Callable[..., Beat], shared: Shared) -> None:
     shared.expect([Due("gone", DUE.instant)], 0)
     assert one.at(7200) == []
     assert shared.overdue(2**60) == {}
+
+
+def test_a_failure_that_could_not_be_noted(tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails while Redis is away is told to Celery as what it is, and ended when Redis is back."""
+    from celery import Celery  # noqa: PLC0415 - only for these tests
+
+    from lifebeat.engines.celery import Attachment  # noqa: PLC0415 - only for these tests
+
+    (tmp_path / "failing.py").write_text("import this_test\n\ndef work():\n    this_test.stop()\n    1 / 0\n")
+    (tmp_path / "jobs.yaml").write_text(
+        "jobs:\n  nightly:\n    run: failing:work\n    every: 1h\n    once: application\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setitem(sys.modules, "this_test", SimpleNamespace(stop=redis.stop))
+    monkeypatch.setattr("lifebeat.engines.claims.RETRY_EVERY", 0.05)
+    app: Any = Celery("notes", broker=redis.url, set_as_current=False)
+    attachment = Attachment(app, {"appName": "notes", "appVersion": "1"}, config_dir=tmp_path, allow=["failing"])
+    try:
+        with pytest.raises(ZeroDivisionError):
+            attachment.run([DUE])
+    finally:
+        redis.start()
+    eventually(lambda: redis.client().get(f"lifebeat:notes:run:nightly:{DUE.instant}") == "ended")
+
+
+def test_what_a_log_shows(installation: Installation, redis: RedisServer) -> None:
+    """A task's arguments are shown as the jobs that it is for."""
+    scheduler = active_scheduler(installation, redis, FakeClock())
+    scheduler._send_tasks([[DUE, Due("weekly", DUE.instant)]])
+    scheduler.close()
+    assert json.loads(redis.client().lindex("celery", 0))["headers"]["argsrepr"] == "nightly, weekly"
 
 
 def test_skewed_clocks(installation: Installation, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,7 +359,9 @@ class Scheduler(_RedBeatScheduler):  # type: ignore[misc]  # RedBeat ships no ty
         task = self.app.tasks[TASK]
         with self.app.producer_pool.acquire(block=True) as producer:
             for batch in batches:
-                task.apply_async((batch,), producer=producer)
+                # What a log shows of the arguments; Celery's own way to tell costs a tenth of the sending.
+                shown = ", ".join(one.job_id for one in batch)
+                task.apply_async((batch,), producer=producer, argsrepr=shown, kwargsrepr="")
 
 
 def _in_a_task(due: int) -> int:

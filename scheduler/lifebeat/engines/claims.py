@@ -7,6 +7,7 @@ is away when a run ends, this process remembers that until it can be noted.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,8 @@ class Claims:
             if self._is_kept:
                 return
             self._is_kept = True
-        threading.Thread(target=self._keep_up, name="lifebeat-claims", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending
+            threading.Thread(target=self._keep_up, name="lifebeat-claims", daemon=True).start()
 
     def _keep_up(self) -> None:
         pause = self._renew_every
