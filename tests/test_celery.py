@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import timedelta
 from threading import Barrier, Thread
+from threading import enumerate as enumerate_threads
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from celerycluster import CeleryCluster, children
 from cluster import lateness, missed, twice
-from conftest import Installation, end, eventually
-from lifebeat.engines.redis import Claim, Shared
+from conftest import Installation, eventually
+from lifebeat import siblings
+from lifebeat.engines import EngineUnavailable
+from lifebeat.engines.claims import Claims
+from lifebeat.engines.redis import Claim, Shared, has_died, identity
 from lifebeat.engines.timetable import Due
 from lifebeat.schedule import SECOND
 from lifebeat.testing import FakeClock
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 
 LOCK = "redbeat::lock"
 DUE = Due("nightly", 1_767_225_600_000_000)
+TIMEOUT = timedelta(seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def waiting(redis: RedisServer) -> list[str]:
 
 def test_every_instant_once(installation: Installation, redis: RedisServer) -> None:
     """Ten jobs, a beat and two workers: each (job, instant) runs exactly once, on the grid, and none is left."""
-    cluster = CeleryCluster(installation, redis.url, jobs=10, every="250ms")
+    cluster = CeleryCluster(installation, redis.url, jobs=10, every="250ms", more="coalesce: false")
     cluster.beat()
     cluster.worker()
     cluster.worker()
@@ -95,9 +105,9 @@ def test_beats_that_are_frozen_and_killed(installation: Installation, redis: Red
         installation, redis.url, jobs=3, every="250ms", more="coalesce: false", redbeat_lock_timeout=2
     )
     first = cluster.beat()
+    cluster.worker()
     await_beat(redis)
     second = cluster.beat()
-    cluster.worker()
     cluster.await_instants(3, 30)
     frozen = time.time()
     first.send_signal(signal.SIGSTOP)
@@ -118,7 +128,7 @@ def test_beats_that_are_frozen_and_killed(installation: Installation, redis: Red
 def test_a_killed_worker(installation: Installation, redis: RedisServer) -> None:
     """What a worker was killed in the middle of is run by another when its time is up, and nothing else twice."""
     cluster = CeleryCluster(
-        installation, redis.url, jobs=2, every="1s", more="timeout: 500ms\nargs: {seconds: 0.3}",
+        installation, redis.url, jobs=2, every="1s", more="coalesce: false\ntimeout: 500ms\nargs: {seconds: 0.3}",
         lifebeat_resend_after=1,
     )  # fmt: skip
     cluster.beat()
@@ -129,7 +139,7 @@ def test_a_killed_worker(installation: Installation, redis: RedisServer) -> None
     cluster.kill_all_of(victim)
     cluster.worker()
     killed = time.time()
-    eventually(lambda: runs_after(cluster, killed + 1) >= 4 and missed(cluster.runs(), 1.0) == [])
+    eventually(lambda: runs_after(cluster, killed) >= 4 and missed(cluster.runs(), 1.0) == [])
     cluster.drop()
     assert len(twice(cluster.runs())) <= 2
 
@@ -137,7 +147,7 @@ def test_a_killed_worker(installation: Installation, redis: RedisServer) -> None
 @pytest.mark.soak
 def test_a_killed_child(installation: Installation, redis: RedisServer) -> None:
     """A run whose pool process is killed goes back to the queue at once, and its claim lets it run again."""
-    cluster = CeleryCluster(installation, redis.url, jobs=1, every="1s", more="args: {seconds: 0.3}")
+    cluster = CeleryCluster(installation, redis.url, jobs=1, every="1s", more="coalesce: false\nargs: {seconds: 0.3}")
     cluster.beat()
     worker = cluster.worker(concurrency=1)
     cluster.await_instants(1, 30)
@@ -147,6 +157,24 @@ def test_a_killed_child(installation: Installation, redis: RedisServer) -> None:
         os.kill(pid, signal.SIGKILL)
     killed = time.time()
     eventually(lambda: runs_after(cluster, killed) >= 2 and missed(cluster.runs(), 1.0) == [])
+    cluster.drop()
+    assert twice(cluster.runs()) == []
+
+
+@pytest.mark.soak
+def test_a_lost_connection(installation: Installation, redis: RedisServer) -> None:
+    """A worker that loses its broker in the middle of a run goes on with it, and who gets its task leaves it alone."""
+    cluster = CeleryCluster(
+        installation, redis.url, jobs=1, every="5s", more="coalesce: false\nargs: {seconds: 4}",
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )  # fmt: skip
+    cluster.beat()
+    for _ in range(2):
+        cluster.worker(concurrency=2)
+    (instant,) = eventually(lambda: claimed(redis, "tick-0"))
+    redis.client().client_kill_filter(_type="normal", skipme=True)
+    eventually(lambda: instant in {run.instant * SECOND for run in cluster.runs()})
+    cluster.await_instants(2, 30)
     cluster.drop()
     assert twice(cluster.runs()) == []
 
@@ -170,16 +198,16 @@ def test_machines(installation: Installation, redis: RedisServer, receiver: Post
     cluster.beat()
     machines = ["here", "here", "there"]
     workers = [
-        cluster.worker(concurrency=1, TELEMETRY_STATE_DIR=str(installation.directory / machine)) for machine in machines
+        cluster.worker("-P", pool, concurrency=1, TELEMETRY_STATE_DIR=str(installation.directory / machine))
+        for machine, pool in zip(machines, ["solo", "prefork", "solo"], strict=True)
     ]
     eventually(lambda: Counter(receiver.names())["startup"] == 2)
-    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 3)
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 2)
     beats = receiver.names().count("heartbeat")
-    end(workers[0])
+    said = [cluster.stop(workers[0])]
     receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= beats + 2)
     assert "shutdown" not in receiver.names()
-    cluster.processes.remove(workers[0])
-    said = cluster.end()
+    said += cluster.end()
     assert not any("Traceback" in one for one in said), said
     assert [worker.returncode for worker in workers] == [0, 0, 0]
     assert (receiver.names().count("startup"), receiver.names().count("shutdown")) == (2, 2)
@@ -199,7 +227,7 @@ def test_off_in_one_worker(installation: Installation, redis: RedisServer, recei
     assert receiver.names() == []
     cluster.worker()
     receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 2)
-    cluster.end()
+    cluster.drop()
 
 
 def test_off_everywhere(installation: Installation, redis: RedisServer, receiver: PostHogServer) -> None:
@@ -217,7 +245,9 @@ def test_off_everywhere(installation: Installation, redis: RedisServer, receiver
 
 def test_an_older_job_file(installation: Installation, redis: RedisServer, tmp_path: Path) -> None:
     """In a rolling deploy a job that one worker does not know is run by another that does."""
-    cluster = CeleryCluster(installation, redis.url, jobs=1, every="500ms", lifebeat_resend_after=0.5)
+    cluster = CeleryCluster(
+        installation, redis.url, jobs=1, every="500ms", more="coalesce: false", lifebeat_resend_after=0.5
+    )
     old = tmp_path / "old"
     old.mkdir()
     (old / "jobs.yaml").write_text("jobs:\n")
@@ -252,8 +282,7 @@ def test_redis_away(installation: Installation, redis: RedisServer) -> None:
         redis.start()
     back = time.time()
     eventually(lambda: sum(run.job != "own" and run.instant > back for run in cluster.runs()) >= 15, 30)
-    _, _, said = end(beat)
-    cluster.processes.remove(beat)
+    said = cluster.stop(beat)
     cluster.drop()
     shared = [run for run in cluster.runs() if run.job != "own"]
     assert twice(shared) == []
@@ -322,6 +351,92 @@ def test_claims(shared: Shared) -> None:
     assert shared.claim(Due(DUE.job_id, DUE.instant + 1), "two", 60) is Claim.OURS
 
 
+def test_a_holder_that_died(shared: Shared) -> None:
+    """What a process of this machine held is another's at once when it has died, and not before."""
+    code = "from lifebeat.engines.redis import identity; print(identity(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert shared.claim(DUE, process.stdout.readline().strip(), 60) is Claim.OURS
+        assert shared.claim(DUE, identity(), 60) is Claim.TAKEN
+        process.kill()
+        eventually(lambda: shared.claim(DUE, identity(), 60) is Claim.OURS)
+
+
+@pytest.mark.parametrize(
+    ("holder", "died"),
+    [
+        ("{here} {me.pid} {me.started}", False),
+        ("{here} {me.pid} 1", True),
+        ("another {here} {me.pid} 1", False),
+        ("0191e0f5-4b4e-7d6a-8a52-6a1b5c0e9f11", False),
+    ],
+    ids=["lives", "pid used again", "another machine", "no /proc there"],
+)
+def test_who_has_died(holder: str, *, died: bool) -> None:
+    """A holder has died if it was this machine's and its pid is nobody's or another's; else nobody can tell."""
+    assert has_died(holder.format(here=siblings.world(), me=siblings.find(os.getpid()))) is died
+
+
+def test_the_same_task_again(shared: Shared) -> None:
+    """What runs in a process is not begun again there when its task comes a second time; what broke off is."""
+    claims = Claims(shared, patience=60)
+    assert claims.take(DUE, TIMEOUT) is Claim.OURS
+    assert claims.take(DUE, TIMEOUT) is Claim.TAKEN
+    claims.release(DUE)
+    assert claims.take(DUE, TIMEOUT) is Claim.OURS
+
+
+def test_a_run_without_timeout(shared: Shared, redis: RedisServer) -> None:
+    """Its claim is renewed while it runs, and again where it was lost meanwhile, but is not taken from another."""
+    client, claims = redis.client(), Claims(shared, patience=1, renew_every=0.05)
+    due = [Due("nightly", instant) for instant in (1, 2)]
+    lost, kept = (f"lifebeat:notes:run:nightly:{instant}" for instant in (1, 2))
+    assert [claims.take(one, None) for one in due] == [Claim.OURS, Claim.OURS]
+    client.delete(lost)
+    eventually(lambda: client.get(lost) == identity())
+    client.set(lost, "another", px=60_000)
+    client.pexpire(kept, 20_000)
+    eventually(lambda: client.pttl(kept) > 50_000)
+    assert client.get(lost) == "another"
+    for one in due:
+        claims.release(one)
+    eventually(lambda: "lifebeat-claims" not in {thread.name for thread in enumerate_threads()})
+
+
+def test_an_end_that_could_not_be_noted(shared: Shared, redis: RedisServer) -> None:
+    """Where Redis is away when a run ends, its end is noted when Redis is back, and until then known here."""
+    claims = Claims(shared, patience=60, renew_every=0.05)
+    assert claims.take(DUE, TIMEOUT) is Claim.OURS
+    redis.stop()
+    try:
+        with pytest.raises(EngineUnavailable):
+            claims.end(DUE, kept=60)
+        claims.release(DUE)
+        assert claims.take(DUE, TIMEOUT) is Claim.ENDED
+    finally:
+        redis.start()
+    eventually(lambda: redis.client().get("lifebeat:notes:run:nightly:1767225600000000") == "ended")
+    eventually(lambda: "lifebeat-claims" not in {thread.name for thread in enumerate_threads()})
+
+
+def test_many_ends_that_could_not_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more than a process may remember the oldest are forgotten."""
+
+    def away() -> None:
+        raise OSError
+
+    monkeypatch.setattr("lifebeat.engines.claims.MOST_UNNOTED", 2)
+    claims, due = Claims(Shared(away, ""), patience=60), [Due("nightly", instant) for instant in range(3)]
+    for one in due:
+        with pytest.raises(EngineUnavailable):
+            claims.end(one, kept=60)
+    assert [claims.take(one, TIMEOUT) for one in due[1:]] == [Claim.ENDED, Claim.ENDED]
+    with pytest.raises(EngineUnavailable):
+        claims.take(due[0], TIMEOUT)
+
+
 def test_a_claim_that_nobody_ends(shared: Shared) -> None:
     """A claim is given up when its time is over."""
     assert shared.claim(DUE, "one", 0.05) is Claim.OURS
@@ -342,6 +457,53 @@ def test_what_waits(shared: Shared) -> None:
     shared.ask_again([DUE, later, last], now, 60_000_000)
     assert shared.overdue(now + 59_000_000) == {}
     assert shared.overdue(now + 60_000_000) == {later: None}
+
+
+# -- a silent Redis ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silence() -> Iterator[str]:
+    """The URL of a Redis that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+def test_a_silent_redis(tmp_path: Path, silence: str) -> None:
+    """A worker's start is not held up by a Redis that never answers, and whoever asks it gives up."""
+    (tmp_path / "jobs.yaml").write_text(JOB_FILE.format(job="nightly", when="every: 1h"))
+    app = attached(tmp_path, broker_url=silence)
+    begun = time.monotonic()
+    app.lifebeat.start()
+    assert time.monotonic() - begun < 4  # and not the 5 s after which it gives up
+    app.lifebeat.stop()
+    impatient = attached(tmp_path, broker_url=silence, redbeat_redis_options={"socket_timeout": 0.1})
+    with pytest.raises(EngineUnavailable, match="Timeout"):
+        impatient.lifebeat.shared.sent()
+
+
+@pytest.mark.parametrize(
+    ("conf", "options"),
+    [
+        ({}, {"socket_connect_timeout": 5, "socket_timeout": 5}),
+        (
+            {"redbeat_redis_options": {"socket_timeout": 1, "db": 3}},
+            {"socket_connect_timeout": 5, "socket_timeout": 1, "db": 3},
+        ),
+        (
+            {"broker_transport_options": {"retry_period": 9, "visibility_timeout": 9}},
+            {"socket_connect_timeout": 5, "socket_timeout": 5, "retry_period": 9},
+        ),
+        (
+            {"redbeat_redis_url": "redis-sentinel://", "broker_transport_options": {"sentinels": [["a", 1]]}},
+            {"socket_connect_timeout": 5, "socket_timeout": 5, "sentinels": [["a", 1]]},
+        ),
+    ],
+    ids=["nothing", "for RedBeat", "for the broker", "Sentinel"],
+)
+def test_bounds_of_time(tmp_path: Path, conf: dict[str, Any], options: dict[str, Any]) -> None:
+    """Whoever asks Redis waits for 5 s at most, unless the host has said otherwise."""
+    assert attached(tmp_path, **conf).conf.redbeat_redis_options == options
 
 
 # -- an active beat ----------------------------------------------------------------------------------------------------
@@ -504,10 +666,34 @@ def test_a_batch(tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyP
     arguments = {"appName": "notes", "appVersion": "1"}
     attachment = Attachment(app, arguments, config_dir=tmp_path, allow=["batched"])
     with pytest.raises(ExceptionGroup, match="1 of 2 jobs failed") as failed:
-        attachment.run([("job-0", DUE.instant), ("job-1", DUE.instant)], "task")
+        attachment.run([("job-0", DUE.instant), ("job-1", DUE.instant)])
     assert [type(error) for error in failed.value.exceptions] == [ZeroDivisionError]
     ended = [redis.client().get(f"lifebeat:notes:run:job-{number}:{DUE.instant}") for number in range(2)]
     assert ended == ["ended", "ended"]
+
+
+def test_an_outage_in_between(beat: Callable[..., Beat]) -> None:
+    """After Redis was away those who hold claims come first: what was lost is sent again ten seconds later."""
+    one = beat("every: 1d")
+    one.at(0)
+    assert one.at(86400, lost=True) == [86400]
+    one.clock.advance(60)
+    one.sending.unsettle()
+    assert one.at(9, lost=True) == []
+    assert one.at(1, lost=True) == [86400]
+
+
+def test_a_long_run(beat: Callable[..., Beat], shared: Shared, redis: RedisServer) -> None:
+    """Who holds an instant for long is looked at every minute all the same, and soon missed when it is gone."""
+    one = beat("every: 1d")
+    one.at(0)
+    assert one.at(86400, lost=True) == [86400]
+    instant = Due("nightly", int((1_767_225_600 + 86400) * 1e6))
+    assert shared.claim(instant, "worker", 3600) is Claim.OURS
+    for _ in range(60):
+        assert one.at(60) == []
+    redis.client().delete(f"lifebeat:notes:run:nightly:{instant.instant}")
+    assert one.at(60) == [86400]
 
 
 def test_lost_tasks(beat: Callable[..., Beat], shared: Shared) -> None:
@@ -527,6 +713,37 @@ def test_lost_tasks(beat: Callable[..., Beat], shared: Shared) -> None:
     shared.expect([Due("gone", DUE.instant)], 0)
     assert one.at(7200) == []
     assert shared.overdue(2**60) == {}
+
+
+def test_a_failure_that_could_not_be_noted(tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails while Redis is away is told to Celery as what it is, and ended when Redis is back."""
+    from celery import Celery  # noqa: PLC0415 - only for these tests
+
+    from lifebeat.engines.celery import Attachment  # noqa: PLC0415 - only for these tests
+
+    (tmp_path / "failing.py").write_text("import this_test\n\ndef work():\n    this_test.stop()\n    1 / 0\n")
+    (tmp_path / "jobs.yaml").write_text(
+        "jobs:\n  nightly:\n    run: failing:work\n    every: 1h\n    once: application\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setitem(sys.modules, "this_test", SimpleNamespace(stop=redis.stop))
+    monkeypatch.setattr("lifebeat.engines.claims.RETRY_EVERY", 0.05)
+    app: Any = Celery("notes", broker=redis.url, set_as_current=False)
+    attachment = Attachment(app, {"appName": "notes", "appVersion": "1"}, config_dir=tmp_path, allow=["failing"])
+    try:
+        with pytest.raises(ZeroDivisionError):
+            attachment.run([DUE])
+    finally:
+        redis.start()
+    eventually(lambda: redis.client().get(f"lifebeat:notes:run:nightly:{DUE.instant}") == "ended")
+
+
+def test_what_a_log_shows(installation: Installation, redis: RedisServer) -> None:
+    """A task's arguments are shown as the jobs that it is for."""
+    scheduler = active_scheduler(installation, redis, FakeClock())
+    scheduler._send_tasks([[DUE, Due("weekly", DUE.instant)]])
+    scheduler.close()
+    assert json.loads(redis.client().lindex("celery", 0))["headers"]["argsrepr"] == "nightly, weekly"
 
 
 def test_skewed_clocks(installation: Installation, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -626,8 +843,7 @@ def test_another_scheduler(installation: Installation, redis: RedisServer) -> No
     cluster = CeleryCluster(installation, redis.url, jobs=1, every="1s", beat_scheduler="redbeat.RedBeatScheduler")
     beat = cluster.beat()
     await_beat(redis)
-    _, _, err = end(beat)
-    cluster.processes.clear()
+    err = cluster.stop(beat)
     assert "jobs with once: application do not run; start beat with: -S lifebeat.engines.beat:Scheduler" in err
 
 
@@ -658,7 +874,7 @@ def test_not_attached() -> None:
 @pytest.mark.parametrize("workers", [2, 8])
 def test_many_instants(installation: Installation, redis: RedisServer, workers: int) -> None:
     """Ten jobs on a grid of 2 s: each (job, instant) exactly once over 250 instants."""
-    cluster = CeleryCluster(installation, redis.url, jobs=10, every="2s")
+    cluster = CeleryCluster(installation, redis.url, jobs=10, every="2s", more="coalesce: false")
     cluster.beat()
     for _ in range(workers):
         cluster.worker(concurrency=1)
@@ -678,7 +894,7 @@ def test_many_instants(installation: Installation, redis: RedisServer, workers: 
 def test_kills(installation: Installation, redis: RedisServer) -> None:
     """Twenty kill -9 of whole workers: none missed, and none twice but what one of them was in the middle of."""
     cluster = CeleryCluster(
-        installation, redis.url, jobs=10, every="2s", more="timeout: 1s\nargs: {seconds: 0.3}",
+        installation, redis.url, jobs=10, every="2s", more="coalesce: false\ntimeout: 1s\nargs: {seconds: 0.3}",
         lifebeat_resend_after=3,
     )  # fmt: skip
     cluster.beat()

@@ -40,6 +40,8 @@ RESEND_AFTER = 60
 LOOK_EVERY = 1.0
 _CELERYS_OWN = "celery.beat:PersistentScheduler"
 _FOR_REDBEAT = ("retry_period",)
+_WITH_BROKERS_OPTIONS = ("sentinel:", "redis-sentinel:", "redis-cluster:")
+_PATIENCE = {"socket_connect_timeout": 5, "socket_timeout": 5}
 
 
 def attach(
@@ -177,17 +179,16 @@ class Attachment:
 
     # -- a task ----------------------------------------------------------------------------------------------------
 
-    def run(self, batch: Sequence[tuple[str, int]], holder: str) -> None:
+    def run(self, batch: Sequence[tuple[str, int]]) -> None:
         """Run what has come as a task, in this process: a job and its instant, or several.
 
         Args:
             batch: Each job with its instant, in microseconds since the epoch.
-            holder: The task's ID.
         """
         engine, errors = self._engine_here(), list[Exception]()
         for job_id, instant in batch:
             try:
-                engine.run(Due(job_id, instant), holder)
+                engine.run(Due(job_id, instant))
             except Exception as error:
                 if len(batch) == 1:
                     raise
@@ -311,15 +312,14 @@ class _House:
         return self._found
 
 
-def _define_task(app: Any, run: Callable[[Sequence[tuple[str, int]], str], None]) -> None:
+def _define_task(app: Any, run: Callable[[Sequence[tuple[str, int]]], None]) -> None:
     """The task by which runs come. A worker that dies of one gives it to another."""
 
-    def lifebeat_run(task: Any, batch: list[tuple[str, int]]) -> None:
-        run(batch, task.request.id)
+    def lifebeat_run(batch: list[tuple[str, int]]) -> None:
+        run(batch)
 
     app.task(
         name=TASK,
-        bind=True,
         shared=False,
         ignore_result=True,
         acks_late=True,
@@ -397,6 +397,15 @@ def _configure(conf: Any) -> None:
     if conf.get("redbeat_redis_url") is None and broker.startswith("redis"):
         # Two spellings of a socket: Celery's and that of Redis's own client.
         conf.redbeat_redis_url = broker.replace("redis+socket:", "unix:").replace("virtual_host=", "db=")
-    if conf.get("redbeat_redis_options") is None and broker.startswith(("redis:", "rediss:", "redis+socket:")):
-        given: dict[str, Any] = conf.get("broker_transport_options") or {}
-        conf.redbeat_redis_options = {name: given[name] for name in _FOR_REDBEAT if name in given}
+    conf.redbeat_redis_options = {**_PATIENCE, **_redis_options(conf, broker)}
+
+
+def _redis_options(conf: Any, broker: str) -> dict[str, Any]:
+    """The host's for RedBeat; or of those for the broker what RedBeat would use itself."""
+    given: dict[str, Any] | None = conf.get("redbeat_redis_options")
+    if given is not None:
+        return given
+    brokers: dict[str, Any] = conf.get("broker_transport_options") or {}
+    if (conf.get("redbeat_redis_url") or broker).startswith(_WITH_BROKERS_OPTIONS):
+        return brokers
+    return {name: brokers[name] for name in _FOR_REDBEAT if name in brokers}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from lifebeat import siblings
 from lifebeat.engines import EngineUnavailable
 from lifebeat.engines.timetable import Due
 from lifebeat.schedule import SECOND
@@ -25,6 +27,12 @@ DAY = 86_400
 KEPT_LONGEST = 60 * DAY
 _ENDED = "ended"
 _MANY = 1000
+_KEEP = """
+local found = redis.call('get', KEYS[1])
+if found and found ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3])
+return 1
+"""
 
 
 class Claim(enum.Enum):
@@ -67,21 +75,27 @@ class Shared:
     # -- who runs it -----------------------------------------------------------------------------------------------
 
     def claim(self, due: Due, holder: str, seconds: float) -> Claim:
-        """Take an instant; who has it already may take it again until it has ended.
+        """Take an instant that is free, the holder's own, or that of a process of this machine that has died.
 
         Args:
             due: The job and the instant.
-            holder: Who takes it.
-            seconds: How long it is the holder's, if it never ends it.
+            holder: Who takes it: an ``identity``.
+            seconds: How long it is the holder's, if it neither ends nor renews it.
         """
         with self._asking() as redis:
             key = self._claim_key(due)
             if redis.set(key, holder, nx=True, px=int(seconds * 1000)):
                 return Claim.OURS
             found = _text(redis.get(key))
-            if found == holder:
-                return Claim.OURS
-        return _claim_of(found) or Claim.TAKEN
+        if found is None or found == _ENDED:
+            return _claim_of(found) or Claim.TAKEN
+        mine = (found == holder or has_died(found)) and self.renew(due, holder, seconds, former=found)
+        return Claim.OURS if mine else Claim.TAKEN
+
+    def renew(self, due: Due, holder: str, seconds: float, *, former: str | None = None) -> bool:
+        """Keep an instant, if it is still the holder's or nobody's; or have the former holder's."""
+        with self._asking() as redis:
+            return bool(redis.eval(_KEEP, 1, self._claim_key(due), former or holder, holder, int(seconds * 1000)))
 
     def end(self, due: Due, *, kept: float) -> None:
         """The instant has run, or is not to run at all; for ``kept`` seconds nobody can take it any more."""
@@ -116,15 +130,16 @@ class Shared:
         with self._asking() as redis:
             redis.hdel(self._prefix + "sent", job_id)
 
-    def ask_again(self, due: Iterable[Due], now: int, after: int) -> None:
-        """Have these sent again, if they are still waited for: ever later, as they grow old.
+    def ask_again(self, due: Iterable[Due], now: int, after: int, *, ever_later: bool = True) -> None:
+        """Have these sent again, if they are still waited for.
 
         Args:
             due: What is to be sent.
             now: The time, in microseconds since the epoch.
             after: How many microseconds later at least.
+            ever_later: The later, the older they are.
         """
-        scores = {_member(one): (now + max(after, now - one.instant)) / SECOND for one in due}
+        scores = {_member(one): (now + max(after, (now - one.instant) * ever_later)) / SECOND for one in due}
         if scores:
             with self._asking() as redis:
                 redis.zadd(self._prefix + "waiting", scores, xx=True)
@@ -236,6 +251,33 @@ class Agreement:
     def agree_on_id(self, candidate: str) -> str:
         """The same on every machine."""
         return self.shared.agree_on_id(candidate)
+
+
+def identity() -> str:
+    """What no other process of any machine has; where ``/proc`` tells, others can see by it whether this one lives."""
+    world, me = siblings.world(), siblings.find(os.getpid())
+    return str(uuid.uuid4()) if world is None or me is None else f"{world} {me.pid} {me.started}"
+
+
+def has_died(holder: str) -> bool:
+    """Whether it was a process of this machine that lives no more; of another machine's nobody can tell from here."""
+    world, _, numbers = holder.partition("] ")
+    if not numbers or f"{world}]" != siblings.world():
+        return False
+    pid, started = map(int, numbers.split())
+    found = siblings.find(pid)
+    return not _is_hidden(pid) if found is None else found.started != started
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether ``/proc`` (``hidepid``) does not show a process of another user's that is there."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _text(value: str | bytes | None) -> str | None:

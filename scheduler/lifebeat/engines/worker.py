@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lifebeat.engines import EngineUnavailable
+from lifebeat.engines.claims import Claims
 from lifebeat.engines.redis import DAY, KEPT_LONGEST, Agreement, Claim, Shared
 from lifebeat.roster import Arrival
 from lifebeat.schedule import MICROSECOND, SECOND, to_datetime
@@ -69,7 +70,7 @@ class WorkerEngine(Agreement):
         shared: What is in Redis.
         began: Where it is told when the application started.
         house: Who of this machine's processes is in; ``None`` in a pool's child, whose parent is.
-        patience: Seconds that a run may take beyond its job's timeout before another may have it.
+        patience: Seconds that a run may take beyond its job's timeout before another process may have it.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class WorkerEngine(Agreement):
         self._began = began
         self._house = house
         self._patience = patience
+        self._claims = Claims(shared, patience)
         self._jobs: dict[str, _Job] = {}
         self._running: Counter[str] = Counter()
         self._changed = threading.Condition()
@@ -87,16 +89,17 @@ class WorkerEngine(Agreement):
     # -- what the life asks ----------------------------------------------------------------------------------------
 
     def open(self, ready: Callable[[], None]) -> None:
-        """Agree as soon as Redis is there, and hold up nobody until then."""
-        super().open(ready)
-        if self._house is not None and not self.is_ready:
-            threading.Thread(target=self._keep_asking, name="lifebeat-engine", daemon=True).start()
+        """Agree as soon as Redis is there; a worker's start is not held up by it, a task in a pool's child waits."""
+        if self._house is None:
+            super().open(ready)
+            return
+        self._ready = ready
+        self.join(JOIN_TIMEOUT)  # the pool's children must know when the application started before a task comes
+        threading.Thread(target=self._keep_asking, name="lifebeat-engine", daemon=True).start()
 
     def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, *, make_up: bool) -> None:  # noqa: ARG002 - beat makes up
         """Know the job; when it is due a task says."""
         self._jobs[spec.id] = _Job(spec, instants, jitter, run)
-        if self._house is not None and self._began.at is None:
-            self.join(JOIN_TIMEOUT)
 
     def remove(self, job_id: str) -> None:
         """Know it no more."""
@@ -125,32 +128,29 @@ class WorkerEngine(Agreement):
         self._closed.set()
 
     def _keep_asking(self) -> None:
-        while not self._closed.wait(ASK_AGAIN) and not self.is_ready:
+        while not self._closed.is_set():
             with contextlib.suppress(EngineUnavailable):
                 self.agree()
+                return
+            self._closed.wait(ASK_AGAIN)
 
     # -- a task ----------------------------------------------------------------------------------------------------
 
-    def run(self, due: Due, holder: str) -> None:
-        """Run an instant, if it is ours; where this process cannot, another is asked again.
-
-        Args:
-            due: The job and the instant.
-            holder: The task's ID: who has claimed the instant, and was killed before it ended, may run it again.
-        """
+    def run(self, due: Due) -> None:
+        """Run an instant, if it is ours; where this process cannot, another is asked again."""
         try:
             self.agree()
             job = self._jobs.get(due.job_id)
             if job is None or self._closed.is_set():
                 self._pass_on(due)
             else:
-                self._run(job, due, holder)
+                self._run(job, due)
         except EngineUnavailable as error:  # beat sends it again
             self.outage.begins(error)
         else:
             self.outage.ends()
 
-    def _run(self, job: _Job, due: Due, holder: str) -> None:
+    def _run(self, job: _Job, due: Due) -> None:
         late = self._now() - due.instant - job.jitter(due.instant)
         if job.spec.misfire_grace is not None and late * MICROSECOND > job.spec.misfire_grace:
             self.life.logger.warning("the run of job %s was missed by %.1f s", job.spec.id, late / SECOND)
@@ -158,27 +158,34 @@ class WorkerEngine(Agreement):
             return
         with self._place(job.spec) as free:
             if free:
-                self._claim_and_run(job, due, holder)
+                self._claim_and_run(job, due)
             else:
                 self._pass_on(due)
 
-    def _claim_and_run(self, job: _Job, due: Due, holder: str) -> None:
+    def _claim_and_run(self, job: _Job, due: Due) -> None:
         found: list[Claim] = []
-        kept = job.kept(due.instant)
-        lease = kept if job.spec.timeout is None else min(job.spec.timeout.total_seconds() + self._patience, kept)
 
         def claim() -> bool:
-            found.append(self.shared.claim(due, holder, lease))
+            found.append(self._claims.take(due, job.spec.timeout))
             return found == [Claim.OURS]
 
         try:
             job.run(to_datetime(due.instant), claim)
-        except Exception:
-            if found == [Claim.OURS]:
-                self.shared.end(due, kept=kept)
+        except EngineUnavailable:  # it is asked again
             raise
+        except Exception:
+            with contextlib.suppress(EngineUnavailable):
+                self._end(job, due, found)
+            raise
+        else:
+            self._end(job, due, found)
+        finally:
+            if found == [Claim.OURS]:
+                self._claims.release(due)
+
+    def _end(self, job: _Job, due: Due, found: list[Claim]) -> None:
         if found == [Claim.OURS]:
-            self.shared.end(due, kept=kept)
+            self._claims.end(due, kept=job.kept(due.instant))
         elif not found:
             self._pass_on(due)
 
