@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import pytest
 
+from conftest import eventually
 from lifebeat.testing import telemetry_allowed
 from lifebeat_jobs import telemetry
 from lifebeat_jobs.delivery import (
@@ -388,6 +390,22 @@ class Sorted(Event):
     by: Literal["size", "age"]
     things: Count
     percent: Annotated[int, between(0, 100)]
+
+
+def test_turned_off_and_on_again_within_a_batch(application: Application) -> None:
+    """What was read ahead while a batch was on its way is not sent if telemetry was off for a moment meanwhile."""
+    asked: list[list[str]] = []
+
+    def ask(bodies: list[str], *_: object) -> Answer:
+        asked.append(bodies)
+        eventually(lambda: "lifebeat-beside" not in {thread.name for thread in threading.enumerate()})
+        application.outbox.suppress_waiting("off for a moment")
+        return Answer(200, "delivered", delivered=True)
+
+    application.record(6)
+    Delivery(application.context(), application.outbox, batch=2, reach=lambda: ask).run()
+    assert [len(bodies) for bodies in asked] == [2]
+    assert states(application) == {"delivered": 2, "suppressed": 4}
 
 
 def test_a_host_s_own_event_is_delivered(application: Application, receiver: PostHogServer) -> None:

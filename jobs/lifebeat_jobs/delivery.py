@@ -6,9 +6,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lifebeat_jobs import boot
+from lifebeat_jobs.beside import Beside
 from lifebeat_jobs.outbox import LONGEST_BACKOFF
 from lifebeat_jobs.privacy import Machine, leak_in_body, this_machine
 
@@ -22,6 +24,7 @@ REQUEST_TIMEOUT = 30.0
 FIRST_RETRY = 3600.0  # after an outage a fleet asks 1 + n times as often as usual, n the retries that fit into it
 RARELY = LONGEST_BACKOFF / 2
 LONGEST_ASKED = LONGEST_BACKOFF - 3600.0
+OK = 200
 REJECTED = frozenset({400, 413})
 MISCONFIGURED = frozenset({401, 403, 404})
 STATE = "delivery"
@@ -88,6 +91,7 @@ class Delivery:
         reach: Gives what sends; imports it first if need be, which takes time.
         batch: How many events go in one request at most.
         delivered: How many events were delivered.
+        sent: Those of them of which that has still to be written down.
     """
 
     context: JobContext
@@ -99,6 +103,7 @@ class Delivery:
     reach: Callable[[], Ask] = reach
     batch: int = BATCH
     delivered: int = 0
+    sent: list[str] = field(default_factory=list[str])
 
     def run(self, *, all_waiting: bool = False, progress: Callable[[int], None] | None = None) -> None:
         """Deliver batch by batch until nothing waits, an attempt fails or time is up; nothing if nothing is due.
@@ -112,9 +117,32 @@ class Delivery:
         """
         if not all_waiting and (self._is_held() or not self.outbox.due(1)):
             return
-        while (entries := self.outbox.due(self.batch, early=True)) and self._send(entries):
-            if progress is not None:
-                progress(self.delivered)
+        try:
+            entries = self._read()
+            while entries:
+                before, entries = self.delivered, self._send_and_read_on(entries)
+                if progress is not None and self.delivered > before:
+                    progress(self.delivered)
+        finally:
+            self._write()
+
+    def _send_and_read_on(self, entries: list[Entry]) -> list[Entry]:
+        """Send these; returns what is to follow. In a long queue the disk works while the network does."""
+        beside = Beside(partial(self._read, skip=len(entries))) if len(entries) == self.batch else None
+        goes_on = self._send(entries)
+        following = [] if beside is None else beside.result()
+        if not goes_on:
+            return []
+        # What has been read ahead counts no more if telemetry was turned off meanwhile, and on again.
+        return following if following and self.outbox.is_waiting(following[0].uuid) else self._read()
+
+    def _read(self, skip: int = 0) -> list[Entry]:
+        self._write()
+        return self.outbox.due(self.batch, early=True, skip=skip)
+
+    def _write(self) -> None:
+        sent, self.sent = self.sent, []
+        self.outbox.delivered(sent, status=OK)
 
     def _is_held(self) -> bool:
         if not self.leaving and boot.held_until(self.outbox, self.context.clock.time()) is not None:
@@ -158,7 +186,7 @@ class Delivery:
 
     def _write_down(self, entries: list[Entry], answer: Answer, settings: Settings) -> bool:
         if answer.delivered:
-            self.outbox.delivered([entry.uuid for entry in entries], status=200)
+            self.sent = self.sent + [entry.uuid for entry in entries]
             self.delivered += len(entries)
             self._turn(_WORKING, f"telemetry is delivered to {settings.host} again")
             return True

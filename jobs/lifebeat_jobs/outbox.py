@@ -215,7 +215,7 @@ class Outbox:
 
         self._store.run(work, "create", None)
 
-    def due(self, limit: int, *, early: bool = False) -> list[Entry]:
+    def due(self, limit: int, *, early: bool = False, skip: int = 0) -> list[Entry]:
         """The events to send now, oldest first.
 
         One whose next attempt lies further ahead than any backoff is due as well: the clock was set back meanwhile.
@@ -223,10 +223,18 @@ class Outbox:
         Args:
             limit: How many at most.
             early: Whether events whose next attempt is still to come are wanted too.
+            skip: How many of the oldest are not wanted.
         """
         now = self._clock.time()
-        which = "state = 'waiting' AND (next_attempt <= ? OR next_attempt > ? OR ?) ORDER BY id LIMIT ?"
-        return self._entries(which, (now, now + LONGEST_BACKOFF, early, limit))
+        which = "state = 'waiting' AND (next_attempt <= ? OR next_attempt > ? OR ?) ORDER BY id LIMIT ? OFFSET ?"
+        return self._entries(which, (now, now + LONGEST_BACKOFF, early, limit, skip))
+
+    def is_waiting(self, uuid: str) -> bool:
+        """Whether the event of that ID waits."""
+        sql = "SELECT count(*) FROM event WHERE uuid = ? AND state = 'waiting'"
+        return self._store.run(
+            lambda connection: connection.execute(sql, (uuid,)).fetchone() == (1,), "read", missing=False
+        )
 
     def entries(self, limit: int = 100, state: State | None = None) -> list[Entry]:
         """The last events recorded, newest first; ``None`` means in any state."""
