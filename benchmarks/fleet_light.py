@@ -86,9 +86,12 @@ class Queue(Outbox):
         now = self._clock.time()
         self.waits.append(Entry(uuid, event, body, now, "waiting", 0, now, None, None, None))
 
-    def due(self, limit: int, *, early: bool = False) -> list[Entry]:
+    def due(self, limit: int, *, early: bool = False, skip: int = 0) -> list[Entry]:
         now = self._clock.time()
-        return [one for one in self.waits if early or _due(one, now) <= now][:limit]
+        return [one for one in self.waits if early or _due(one, now) <= now][skip : skip + limit]
+
+    def is_waiting(self, uuid: str) -> bool:
+        return any(one.uuid == uuid for one in self.waits)
 
     def delivered(self, uuids: Iterable[str], status: int) -> None:
         gone, now = set(uuids), self._clock.time()

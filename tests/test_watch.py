@@ -62,7 +62,7 @@ def by_a_scheduler() -> Generator[Attend]:
 def by_a_loop() -> Generator[Attend]:
     """Linux tells, and an asyncio loop waits."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, name="a loop")
     thread.start()
     yield partial(alarm.attend_on_loop, loop)
     loop.call_soon_threadsafe(loop.stop)
@@ -181,7 +181,7 @@ def test_a_directory_that_is_swapped(watching: Watching, tmp_path: Path) -> None
 @LINUX
 @told
 def test_nobody_wakes_up_while_nothing_happens(watching: Watching, tmp_path: Path) -> None:
-    """Where the system tells, all threads sleep, also while a log is written beside the config."""
+    """Where the system tells, who waits for that sleeps, also while a log is written beside the config."""
     path, log = tmp_path / "jobs.yaml", tmp_path / "app.log"
     path.write_text("jobs: []\n")
     log.touch()
@@ -190,7 +190,7 @@ def test_nobody_wakes_up_while_nothing_happens(watching: Watching, tmp_path: Pat
         lines = [
             line
             for one in threading.enumerate()
-            if one.native_id != threading.get_native_id()
+            if one.name in {"lifebeat-watch", "APScheduler", "a loop"}
             for line in Path(f"/proc/self/task/{one.native_id}/status").read_text().splitlines()
         ]
         return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
