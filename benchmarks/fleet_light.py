@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -97,15 +97,15 @@ class Queue(Outbox):
         gone, now = set(uuids), self._clock.time()
         for one in self.waits:
             if one.uuid in gone:
-                self.rows[one.uuid] = replace(
-                    one, state="delivered", attempts=one.attempts + 1, next_attempt=None, status=status, finished_at=now
+                self.rows[one.uuid] = one._replace(
+                    state="delivered", attempts=one.attempts + 1, next_attempt=None, status=status, finished_at=now
                 )
         self.waits = [one for one in self.waits if one.uuid not in gone]
 
     def postponed(self, uuids: Iterable[str], *, until: float, answer: str, status: int | None) -> None:
         late = set(uuids)
         self.waits = [
-            replace(one, attempts=one.attempts + 1, next_attempt=until, answer=answer, status=status)
+            one._replace(attempts=one.attempts + 1, next_attempt=until, answer=answer, status=status)
             if one.uuid in late
             else one
             for one in self.waits

@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from lifebeat.errors import LifebeatError
 from lifebeat.locks import FileLock
@@ -107,8 +107,7 @@ class Bounds:
     ledger_rows: int = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One event and what has become of it. Times are in seconds since the Unix epoch.
 
     Attributes:
@@ -341,8 +340,18 @@ class Outbox:
             yield self._store.take_sending_lock(stack)
 
     def _entries(self, which: str, values: tuple[object, ...]) -> list[Entry]:
+        def read(connection: Connection) -> list[Entry]:
+            return [Entry._make(row) for row in connection.execute(_ENTRIES + which, values)]
+
         def work(connection: Connection) -> list[Entry]:
-            return [Entry(*row) for row in connection.execute(_ENTRIES + which, values)]
+            import sqlite3  # noqa: PLC0415 - not where there is no file and so nothing to read
+
+            connection.text_factory = str  # in C, for all but damaged texts
+            try:
+                return read(connection)
+            except sqlite3.OperationalError:
+                connection.text_factory = _text
+                return read(connection)
 
         return self._store.run(work, "read", [])
 
