@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from conftest import eventually
@@ -39,17 +40,36 @@ class Run(NamedTuple):
 
 
 class Cluster:
-    """Processes of ``lifebeat run`` on one database."""
+    """Processes of ``lifebeat run`` on one database.
+
+    Args:
+        installation: Their config.
+        database: Their database.
+        jobs: How many jobs they share.
+        every: How often each runs.
+        telemetry: Whether telemetry's jobs are there as well.
+        seconds: How long a run takes.
+        fields: Further fields of each job, as the job file has them.
+    """
 
     def __init__(
-        self, installation: Installation, database: str, *, jobs: int, every: str, telemetry: bool = False
+        self,
+        installation: Installation,
+        database: str,
+        *,
+        jobs: int,
+        every: str,
+        telemetry: bool = False,
+        seconds: float = 0.0,
+        fields: str = "",
     ) -> None:
         self.installation = installation
         self.database = database
         self.runs_file = installation.directory / "runs"
         (installation.directory / "noting.py").write_text(JOBS)
         lines = [
-            f"  tick-{number}:\n    run: noting:note\n    every: {every}\n    once: application\n"
+            f"  tick-{number}: {{run: 'noting:note', every: {every}, once: application, "
+            f"args: {{seconds: {seconds}}}, {fields}}}\n"
             for number in range(jobs)
         ]
         shipped = jobfile.packaged().read_text(encoding="utf-8") if telemetry else "jobs:\n"
@@ -116,6 +136,15 @@ def missed(runs: list[Run], interval: float) -> list[tuple[str, float]]:
             if round(at, 3) not in instants:
                 found.append((job, at))
             at += interval
+    return found
+
+
+def overlapping(runs: list[Run], seconds: float) -> list[Run]:
+    """The runs that began in a process while another of the same job, which takes so long, was under way there."""
+    found: list[Run] = []
+    for job, pid in {(run.job, run.pid) for run in runs}:
+        mine = sorted((run for run in runs if (run.job, run.pid) == (job, pid)), key=lambda run: run.begun)
+        found += [later for before, later in pairwise(mine) if later.begun < before.begun + seconds]
     return found
 
 
