@@ -22,6 +22,7 @@ from lifebeat.engines.postgres import Installation
 from lifebeat.engines.procrastinate import ProcrastinateEngine, attach, retry_of
 from lifebeat.errors import ConfigError
 from lifebeat.jobfile import JobSpec
+from lifebeat.roster import Roster
 from lifebeat.schedule import SECOND, Every, Grid, Single
 
 if TYPE_CHECKING:
@@ -330,6 +331,17 @@ def test_a_clock_that_was_ahead_stops_no_job(queue: Queue) -> None:
             connection.execute(FORGET, {"kept": 3})
         assert claim(connection, now()) == 1
         assert claim(connection, ahead) == 0
+
+
+def test_on_one_machine_neither(tmp_path: Path) -> None:
+    """The processes of one machine remember the same: what they have forgotten, and not what a wrong clock has said."""
+    roster = Roster(tmp_path / "presence.sqlite3")
+    ahead = 1_000_000.0
+    assert roster.claim("job", ahead)
+    assert all(roster.claim("job", float(number)) for number in range(1, 150))
+    assert not any(roster.claim("job", float(number)) for number in range(150))
+    assert roster.claim("job", 150.0)
+    assert roster.claim("other", 1.0)
 
 
 # -- the session -------------------------------------------------------------------------------------------------------
