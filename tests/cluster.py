@@ -14,19 +14,25 @@ from lifebeat import jobfile
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     from conftest import Installation
 
 JOBS = """
 import os, time
 
-def note(context, seconds=0.0):
-    begun = time.time()
-    time.sleep(seconds)
+def write(name, context, begun):
     line = f"{context.job_id} {context.instant.timestamp():.6f} {os.getpid()} {begun:.6f}\\n"
-    file = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
     os.close(file)
+
+def note(context, seconds=0.0):
+    begun = time.time()
+    if seconds:
+        write(os.environ["RUNS"] + "-begun", context, begun)
+    time.sleep(seconds)
+    write(os.environ["RUNS"], context, begun)
 """
 
 
@@ -96,10 +102,11 @@ class Cluster:
 
     def runs(self) -> list[Run]:
         """What has run so far."""
-        if not self.runs_file.exists():
-            return []
-        rows = [line.split() for line in self.runs_file.read_text().splitlines()]
-        return [Run(job, float(instant), int(pid), float(begun)) for job, instant, pid, begun in rows]
+        return _read(self.runs_file)
+
+    def begun(self) -> list[Run]:
+        """What has begun so far, of jobs that take a while."""
+        return _read(self.runs_file.with_name(f"{self.runs_file.name}-begun"))
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill -9 a process."""
@@ -118,6 +125,13 @@ class Cluster:
     def await_instants(self, count: int, timeout: float) -> None:
         """Wait until every job has run for so many instants."""
         eventually(lambda: min(Counter(run.job for run in self.runs()).values(), default=0) >= count, timeout)
+
+
+def _read(path: Path) -> list[Run]:
+    if not path.exists():
+        return []
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return [Run(job, float(instant), int(pid), float(begun)) for job, instant, pid, begun in rows]
 
 
 def twice(runs: list[Run]) -> list[tuple[str, float]]:

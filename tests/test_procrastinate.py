@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
+import sqlite3
 import time
 from collections import Counter
 from datetime import datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -141,7 +143,7 @@ def test_a_database_that_goes_and_comes(installation: Installation, postgresql: 
     eventually(lambda: not under_way & doing(postgresql, cluster), STALLED - 5)
     eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 30)
     said = cluster.end()
-    assert twice(cluster.runs()) == []
+    assert twice(cluster.begun()) == []
     assert missed(cluster.runs(), 1.0) == []
     for one in said:
         assert [one.count(text) for text in (" waits", "is there again", "Traceback", "Database error")] == [1, 1, 0, 0]
@@ -378,6 +380,24 @@ def test_an_outage(installation: Installation, postgresql: PostgreSQL, receiver:
 
 
 @pytest.mark.soak
+def test_a_host_that_waits_for_a_long_run(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A host's worker that is told to stop, and waits for a run, keeps that run for itself."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="5s", seconds=45.0)
+    environ = {"DATABASE": cluster.database, "RUNS": str(cluster.runs_file), "PYTHONPATH": str(installation.directory)}
+    assert installation.script(MAKE_TABLES, **environ).wait(20) == 0
+    host = installation.script(HOST, **environ)
+    eventually(cluster.begun)
+    cluster.start()
+    host.send_signal(signal.SIGTERM)
+    _, err = host.communicate(timeout=90)
+    assert (host.returncode, "Traceback" in err) == (0, False), err
+    # It would have begun twenty to thirty seconds later, too.
+    assert host.pid in {run.pid for run in cluster.runs()}
+    cluster.await_instants(2, 120)
+    assert twice(cluster.begun()) == []
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("away", [0.0, 25.0])
 def test_a_long_run_and_a_restart(installation: Installation, postgresql: PostgreSQL, away: float) -> None:
     """Runs that take longer than a dead worker is waited for outlast a restart, and an outage, and are not begun again.
@@ -395,7 +415,7 @@ def test_a_long_run_and_a_restart(installation: Installation, postgresql: Postgr
     eventually(lambda: len(doing(postgresql, cluster)) >= 6, 60)
     cluster.start()  # which takes workers that it has not heard of for dead
     eventually(lambda: len(cluster.runs()) >= 10, 200)
-    assert twice(cluster.runs()) == []
+    assert twice(cluster.begun()) == []
     assert missed(cluster.runs(), 15.0) == []
 
 
@@ -420,7 +440,7 @@ def test_rolling_restarts(
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted"
         return postgresql.sql(query) == [(12,)]
 
-    replicas = [replica(number) for number in range(3)]
+    replicas, said = [replica(number) for number in range(3)], list[str]()
     eventually(all_are_in, 60)
     for turn in range(5):
         for number in range(3):
@@ -428,29 +448,43 @@ def test_rolling_restarts(
             for process in old:
                 process.send_signal(signal.SIGTERM)
             for process in old:
-                process.communicate(timeout=40)
+                said.append(process.communicate(timeout=40)[1])
             replicas[number] = replica(3 * (turn + 1) + number)
             eventually(all_are_in, 60)  # as an orchestrator waits until the new ones are ready
     before = receiver.names().count("heartbeat")
     eventually(lambda: receiver.names().count("heartbeat") > before)
     for process in [one for group in replicas for one in group]:
         process.send_signal(signal.SIGTERM)
-    for process in [one for group in replicas for one in group]:
-        process.communicate(timeout=40)
-    distinct = {event["uuid"]: event for event in receiver.events}.values()
-    counted = Counter(event["event"] for event in distinct)
-    assert (counted["startup"], counted["shutdown"]) == (1, 1)
-    assert len({event["distinct_id"] for event in distinct}) == 1
-    found = [event["timestamp"] for event in distinct if event["event"] == "heartbeat"]
-    beats = sorted(datetime.fromisoformat(one).timestamp() for one in found)
+    said += [process.communicate(timeout=40)[1] for group in replicas for process in group]
+    # What a machine that is gone had on its disk, and did not send in its last second, was told all the same.
+    events = {event["uuid"]: event for event in (*receiver.events, *in_outboxes(tmp_path))}.values()
+    counted = Counter(event["event"] for event in events)
+    beats = sorted(moment(event["timestamp"]) for event in events if event["event"] == "heartbeat")
     # The first is what was not to be made up.
-    claims = postgresql.sql("SELECT instant / 1e6 FROM lifebeat_claims ORDER BY instant", database)[1:]
+    claims = [float(row[0]) for row in postgresql.sql("SELECT instant / 1e6 FROM lifebeat_claims ORDER BY 1", database)]
+    left = {float(row[0]) for row in postgresql.sql("SELECT args->>'instant' FROM procrastinate_jobs", database)}
+    ran = [instant for instant in claims[1:] if instant * 1e6 not in left]
     print(
-        f"\n15 rolled replicas of 4 processes: {dict(counted)}, IDs {len({e['distinct_id'] for e in distinct})}, "
-        f"heartbeats {len(beats)} of {len(claims)} instants"
+        f"\n15 rolled replicas of 4 processes: {dict(counted)}, IDs {len({e['distinct_id'] for e in events})}, "
+        f"heartbeats {len(beats)} of {len(ran)} instants"
     )
-    assert [round((float(later) - float(one)) / 4) for (one,), (later,) in pairwise(claims)] == [1] * (len(claims) - 1)
-    for (instant,), beat in zip(claims, beats, strict=False):
-        assert float(instant) <= beat < float(instant) + 4
-    left = postgresql.sql("SELECT count(*) FROM procrastinate_jobs", database)[0][0]
-    assert len(beats) == len(claims) - left
+    assert (counted["startup"], counted["shutdown"]) == (1, 1), said
+    assert len({event["distinct_id"] for event in events}) == 1
+    assert [round((later - one) / 4) for one, later in pairwise(claims)] == [1] * (len(claims) - 1)
+    assert len(beats) == len(ran)
+    # A run that a process that stops has put back is later by that.
+    assert all(instant <= beat < instant + 4 + PATIENCE for instant, beat in zip(ran, beats, strict=True))
+
+
+def in_outboxes(directory: Path) -> list[dict[str, Any]]:
+    """What is on disk of all machines, sent or not."""
+    found: list[dict[str, Any]] = []
+    for path in directory.glob("replica-*/outbox.sqlite3"):
+        with contextlib.closing(sqlite3.connect(path)) as outbox:
+            found += [json.loads(body) for (body,) in outbox.execute("SELECT body FROM event WHERE body IS NOT NULL")]
+    return found
+
+
+def moment(written: str) -> float:
+    """In seconds since the epoch."""
+    return datetime.fromisoformat(written).timestamp()

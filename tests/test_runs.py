@@ -155,7 +155,7 @@ def test_too_late_at_the_run(caplog: pytest.LogCaptureFixture) -> None:
     on_time = now() - 5
     engine.run(Row(2, 0), "job", on_time * SECOND)
     assert begun == [on_time]
-    assert [message[:35] for message in caplog.messages] == ["the run of job job was missed by 60"]
+    assert [message[:34] for message in caplog.messages] == ["the run of job job was missed by 6"]
 
 
 def test_who_has_waited_is_not_given_up(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
