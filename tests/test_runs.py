@@ -288,13 +288,22 @@ def test_an_end_that_was_noted(queue: Queue) -> None:
 
 
 def test_a_run_that_is_to_be_done_again_and_has_ended(queue: Queue) -> None:
-    """What others were to run again, and have not begun when it ends here, is over; and here it does not run again."""
+    """What others were to run again, and have not begun when it ends here, is over."""
     in_hand = InHand(settling=0.0)
     with in_hand.hold(Row(1, 0)) as begins:
         assert begins
         queue.sql("UPDATE procrastinate_jobs SET status = 'todo', attempts = 1")
         with pytest.raises(NotNow), in_hand.hold(Row(1, 1)):
             pass
+    queue.installation.work(in_hand.tell)
+    assert queue.rows() == []
+
+
+def test_a_run_that_comes_back_to_where_it_has_ended(queue: Queue) -> None:
+    """What was taken for a dead one's, and comes again to the process in which it has ended, does not run again."""
+    in_hand = InHand(settling=0.0)
+    with in_hand.hold(Row(1, 0)):
+        queue.sql("UPDATE procrastinate_jobs SET attempts = 1")
     with in_hand.hold(Row(1, 1)) as begins:
         assert not begins
     queue.installation.work(in_hand.tell)

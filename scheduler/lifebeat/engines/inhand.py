@@ -71,7 +71,7 @@ class InHand:
     def __init__(self, *, settling: float = SETTLING) -> None:
         self._settling = settling
         self._running: dict[int, Row] = {}
-        self._ended: dict[Row, tuple[End, float]] = {}
+        self._ended: dict[int, tuple[Row, End, float]] = {}
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -84,7 +84,7 @@ class InHand:
         with self._changed:
             if row.id in self._running:
                 raise NotNow(f"run {row.id} is under way")
-            begins = not any(row.id == one.id and end != "todo" for one, (end, _) in self._ended.items())
+            begins = row.id not in self._ended or self._ended[row.id][1] == "todo"
             self._running[row.id] = row
         end: End = "failed"
         try:
@@ -96,7 +96,7 @@ class InHand:
         finally:
             with self._changed:
                 del self._running[row.id]
-                self._ended[row] = (end, time.monotonic())
+                self._ended[row.id] = (row, end, time.monotonic())
                 self._changed.notify_all()
 
     def is_empty(self, timeout: float = 0.0) -> bool:
@@ -109,14 +109,16 @@ class InHand:
         with self._changed:
             running = list(self._running.values())
             known_by = time.monotonic() - self._settling
-            ended = {row: end for row, (end, at) in self._ended.items() if at <= known_by}
+            ended = [one for one in self._ended.values() if one[2] <= known_by]
         if running:
             connection.execute(ALIVE, _columns(running))
         if ended:
-            connection.execute(NOTE, {**_columns(list(ended)), "become": list(ended.values())})
+            columns = _columns([row for row, _, _ in ended])
+            connection.execute(NOTE, {**columns, "become": [end for _, end, _ in ended]})
         with self._changed:
-            for row in ended:
-                del self._ended[row]
+            for one in ended:
+                if self._ended.get(one[0].id) is one:
+                    del self._ended[one[0].id]
             self._changed.notify_all()
 
 
