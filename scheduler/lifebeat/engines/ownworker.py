@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     import procrastinate
     from procrastinate.worker import Worker
 
-CONCURRENCY = 10
+# As many as Python's own pool would have threads: more of them are slower, and what is taken has to begin at once.
+CONCURRENCY = min(10, (os.cpu_count() or 1) + 4)
 THREADS = 3 * CONCURRENCY  # for those as well that old workers have to end yet
 HEARTBEAT = 5.0
 OPENING = 3.0
