@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from conftest import eventually
@@ -13,19 +14,25 @@ from lifebeat import jobfile
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
     from conftest import Installation
 
 JOBS = """
 import os, time
 
-def note(context, seconds=0.0):
-    begun = time.time()
-    time.sleep(seconds)
+def write(name, context, begun):
     line = f"{context.job_id} {context.instant.timestamp():.6f} {os.getpid()} {begun:.6f}\\n"
-    file = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
     os.close(file)
+
+def note(context, seconds=0.0):
+    begun = time.time()
+    if seconds:
+        write(os.environ["RUNS"] + "-begun", context, begun)
+    time.sleep(seconds)
+    write(os.environ["RUNS"], context, begun)
 """
 
 
@@ -39,17 +46,36 @@ class Run(NamedTuple):
 
 
 class Cluster:
-    """Processes of ``lifebeat run`` on one database."""
+    """Processes of ``lifebeat run`` on one database.
+
+    Args:
+        installation: Their config.
+        database: Their database.
+        jobs: How many jobs they share.
+        every: How often each runs.
+        telemetry: Whether telemetry's jobs are there as well.
+        seconds: How long a run takes.
+        fields: Further fields of each job, as the job file has them.
+    """
 
     def __init__(
-        self, installation: Installation, database: str, *, jobs: int, every: str, telemetry: bool = False
+        self,
+        installation: Installation,
+        database: str,
+        *,
+        jobs: int,
+        every: str,
+        telemetry: bool = False,
+        seconds: float = 0.0,
+        fields: str = "",
     ) -> None:
         self.installation = installation
         self.database = database
         self.runs_file = installation.directory / "runs"
         (installation.directory / "noting.py").write_text(JOBS)
         lines = [
-            f"  tick-{number}:\n    run: noting:note\n    every: {every}\n    once: application\n"
+            f"  tick-{number}: {{run: 'noting:note', every: {every}, once: application, "
+            f"args: {{seconds: {seconds}}}, {fields}}}\n"
             for number in range(jobs)
         ]
         shipped = jobfile.packaged().read_text(encoding="utf-8") if telemetry else "jobs:\n"
@@ -76,10 +102,11 @@ class Cluster:
 
     def runs(self) -> list[Run]:
         """What has run so far."""
-        if not self.runs_file.exists():
-            return []
-        rows = [line.split() for line in self.runs_file.read_text().splitlines()]
-        return [Run(job, float(instant), int(pid), float(begun)) for job, instant, pid, begun in rows]
+        return _read(self.runs_file)
+
+    def begun(self) -> list[Run]:
+        """What has begun so far, of jobs that take a while."""
+        return _read(self.runs_file.with_name(f"{self.runs_file.name}-begun"))
 
     def kill(self, process: subprocess.Popen[str]) -> None:
         """Kill -9 a process."""
@@ -100,6 +127,13 @@ class Cluster:
         eventually(lambda: min(Counter(run.job for run in self.runs()).values(), default=0) >= count, timeout)
 
 
+def _read(path: Path) -> list[Run]:
+    if not path.exists():
+        return []
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return [Run(job, float(instant), int(pid), float(begun)) for job, instant, pid, begun in rows]
+
+
 def twice(runs: list[Run]) -> list[tuple[str, float]]:
     """The (job, instant) that ran more than once."""
     counted = Counter((run.job, run.instant) for run in runs)
@@ -116,6 +150,15 @@ def missed(runs: list[Run], interval: float) -> list[tuple[str, float]]:
             if round(at, 3) not in instants:
                 found.append((job, at))
             at += interval
+    return found
+
+
+def overlapping(runs: list[Run], seconds: float) -> list[Run]:
+    """The runs that began in a process while another of the same job, which takes so long, was under way there."""
+    found: list[Run] = []
+    for job, pid in {(run.job, run.pid) for run in runs}:
+        mine = sorted((run for run in runs if (run.job, run.pid) == (job, pid)), key=lambda run: run.begun)
+        found += [later for before, later in pairwise(mine) if later.begun < before.begun + seconds]
     return found
 
 

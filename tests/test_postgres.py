@@ -161,16 +161,44 @@ def test_a_restarted_server(processes: Processes, postgresql: PostgreSQL) -> Non
     with pytest.raises(EngineUnavailable, match="may be coming back"):
         newcomer.join()
 
-    def returned() -> bool:
-        try:
-            one.keep()
-        except EngineUnavailable:
-            return False
-        return True
-
-    eventually(returned)
+    eventually(lambda: keeps(one))
     assert newcomer.join() == type(run)(first=False, started_at=run.started_at, run=run.run)
-    assert [one.leave(), newcomer.leave()] == [False, True]
+    assert not one.leave()
+
+
+def keeps(one: Installation) -> bool:
+    """Whether it has its session."""
+    try:
+        one.keep()
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def test_who_leaves_before_the_others_have_returned(processes: Processes, postgresql: PostgreSQL) -> None:
+    """After a restart of the server nobody ends the run while others may be coming back, and so none begins anew."""
+    one, other = processes.one(), processes.one()
+    run = one.join()
+    other.join()
+    postgresql.restart()
+    eventually(lambda: keeps(one))
+    assert not one.leave()
+    eventually(lambda: keeps(other))
+    newcomer = processes.one()
+    arrival = newcomer.join()
+    assert (arrival.first, arrival.run) == (False, run.run)
+    later: Any
+    for later in (other, newcomer):
+        later._returning = 0.0
+    assert [other.leave(), newcomer.leave()] == [False, True]
+
+
+def test_a_run_that_began_after_the_restart(processes: Processes, postgresql: PostgreSQL) -> None:
+    """A run that is younger than the server has nobody who could come back, and its last one out ends it."""
+    postgresql.restart()
+    one = processes.one()
+    assert one.join().first
+    assert one.leave()
 
 
 def test_a_restarted_machine(postgresql: PostgreSQL) -> None:
@@ -225,7 +253,10 @@ def test_one_id_for_all(processes: Processes) -> None:
 
 def test_a_seed_before_there_is_an_id(processes: Processes) -> None:
     """While there is no ID, as with telemetry off, all processes make phases from the same seed."""
-    assert len({processes.one().seed() for _ in range(3)}) == 1
+    one = processes.one()
+    assert len({one.seed(), *(processes.one().seed() for _ in range(2))}) == 1
+    assert one.keep() == one.seed()
+    assert processes.one().agree_on_id("6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11") == one.keep()
 
 
 def test_one_process_keeps_things_up(processes: Processes, postgresql: PostgreSQL) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
+import sqlite3
 import time
 from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster import Cluster, freeze, lateness, missed, twice
+from cluster import Cluster, freeze, lateness, missed, overlapping, twice
 from conftest import Installation, end, eventually
 from lifebeat import jobfile
+from lifebeat.engines.dispatch import STALLED
+from lifebeat.engines.procrastinate import PATIENCE
 
 if TYPE_CHECKING:
     import subprocess
@@ -68,6 +73,11 @@ def test_one_application(installation: Installation, postgresql: PostgreSQL, rec
     assert (counted["startup"], counted["shutdown"]) == (1, 1)
     assert len({event["distinct_id"] for event in receiver.events}) == 1
     assert receiver.names()[-1] == "shutdown"
+    # Every instant that was claimed and is not in the queue any more; the first claim is what was not to be made up.
+    claimed, left = postgresql.sql(
+        "SELECT (SELECT count(*) FROM lifebeat_claims), (SELECT count(*) FROM procrastinate_jobs)", database
+    )[0]
+    assert counted["heartbeat"] == claimed - 1 - left
     assert "telemetryInstanceId" not in json.loads((installation.config / "config.json").read_text())
 
 
@@ -106,17 +116,67 @@ def test_no_database(installation: Installation, postgresql: PostgreSQL, receive
     assert receiver.names() == ["startup", "shutdown"]
 
 
+def doing(postgresql: PostgreSQL, cluster: Cluster) -> set[tuple[str, int]]:
+    """The runs, by job and instant in seconds, that are under way as far as the database knows."""
+    if postgresql.sql("SELECT to_regclass('procrastinate_jobs')", cluster.database) == [(None,)]:
+        return set()
+    instant = "(args->>'instant')::bigint / 1000000"
+    query = f"SELECT args->>'job', {instant} FROM procrastinate_jobs WHERE status = 'doing'"
+    return {(job, second) for job, second in postgresql.sql(query, cluster.database)}
+
+
 def test_a_database_that_goes_and_comes(installation: Installation, postgresql: PostgreSQL) -> None:
-    """After a restart of PostgreSQL the shared jobs go on by themselves, and no instant runs twice."""
-    cluster = Cluster(installation, postgresql.schema(), jobs=3, every="1s")
+    """Runs that end while PostgreSQL is away have ended; then all goes on, nothing missed, nothing twice, said once."""
+    cluster = Cluster(
+        installation, postgresql.schema(), jobs=3, every="1s", seconds=2.5, fields="max_instances: 9, coalesce: false"
+    )
     cluster.start(2)
     cluster.await_instants(1, 20)
-    postgresql.restart()
+    under_way = eventually(lambda: doing(postgresql, cluster))
+    postgresql.stop()
+    try:
+        eventually(lambda: under_way <= {(run.job, round(run.instant)) for run in cluster.runs()})
+    finally:
+        postgresql.start()
     back = time.time()
-    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 6, 30)
+    # Before anybody could take them for runs of the dead.
+    eventually(lambda: not under_way & doing(postgresql, cluster), STALLED - 5)
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 30)
     said = cluster.end()
-    assert twice(cluster.runs()) == []
-    assert not any("Traceback" in one for one in said), said
+    assert twice(cluster.begun()) == []
+    assert missed(cluster.runs(), 1.0) == []
+    for one in said:
+        assert [one.count(text) for text in (" waits", "is there again", "Traceback", "Database error")] == [1, 1, 0, 0]
+
+
+def test_one_run_at_a_time(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A job that takes longer than its interval does not overlap itself in a process; its latest instant is next."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="1s", seconds=2.5)
+    cluster.start()
+    cluster.await_instants(4, 60)
+    said = cluster.end()
+    runs = cluster.runs()
+    assert overlapping(runs, 2.5) == []
+    assert twice(runs) == []
+    assert max(run.begun - run.instant for run in runs) < 2.5 + PATIENCE + 2
+    assert "was left out" in said[0]
+
+
+def test_a_failing_job(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A shared job that fails says so with its traceback, once for each run."""
+    (installation.directory / "failing.py").write_text("def fail():\n    raise ValueError('no paper')\n")
+    (installation.config / "jobs.yaml").write_text(
+        "jobs:\n  boom: {run: 'failing:fail', every: 1s, once: application}\n"
+    )
+    process = installation.lifebeat(
+        "run", "--allow", "failing", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=postgresql.schema(),
+        PYTHONPATH=str(installation.directory),
+    )  # fmt: skip
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    said = [next(line for line in lines if "ERROR" in line or line.startswith("ValueError")) for _ in range(4)]
+    assert [line.strip()[-15:] for line in said] == ["job boom failed", "ValueError: no paper"[-15:]] * 2
+    end(process)
 
 
 def test_nothing_shared(installation: Installation) -> None:
@@ -297,22 +357,66 @@ def test_freezes(installation: Installation, postgresql: PostgreSQL) -> None:
 
 @pytest.mark.soak
 def test_an_outage(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
-    """PostgreSQL away for 20 s: it resumes by itself, nothing twice, one startup and one shutdown."""
-    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s", telemetry=True)
+    """PostgreSQL away for 20 s while jobs run: nothing missed, nothing twice, one startup and one shutdown."""
+    cluster = Cluster(
+        installation, postgresql.schema(), jobs=10, every="10s", telemetry=True, seconds=12.0,
+        fields="max_instances: 9, coalesce: false",
+    )  # fmt: skip
     cluster.start(3)
-    cluster.await_instants(3, 30)
+    cluster.await_instants(2, 60)
     postgresql.stop()
     time.sleep(20)
     postgresql.start()
     back = time.time()
-    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 50, 60)
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 50, 120)
     first = min(run.begun for run in cluster.runs() if run.begun > back) - back
     said = cluster.end()
     runs = cluster.runs()
-    print(f"\naway for 20 s: back after {first:.1f} s, twice {len(twice(runs))}")
+    print(f"\naway for 20 s: back after {first:.1f} s, twice {len(twice(runs))}, missed {len(missed(runs, 10.0))}")
     assert twice(runs) == []
+    assert missed(runs, 10.0) == []
     assert Counter(receiver.names()) == {"startup": 1, "shutdown": 1}
-    assert all(one.count("waits") == 1 for one in said), said
+    assert all(one.count(" waits") == one.count("is there again") == 1 for one in said), said
+
+
+@pytest.mark.soak
+def test_a_host_that_waits_for_a_long_run(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A host's worker that is told to stop, and waits for a run, keeps that run for itself."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="5s", seconds=45.0)
+    environ = {"DATABASE": cluster.database, "RUNS": str(cluster.runs_file), "PYTHONPATH": str(installation.directory)}
+    assert installation.script(MAKE_TABLES, **environ).wait(20) == 0
+    host = installation.script(HOST, **environ)
+    eventually(cluster.begun)
+    cluster.start()
+    host.send_signal(signal.SIGTERM)
+    _, err = host.communicate(timeout=90)
+    assert (host.returncode, "Traceback" in err) == (0, False), err
+    # It would have begun twenty to thirty seconds later, too.
+    assert host.pid in {run.pid for run in cluster.runs()}
+    cluster.await_instants(2, 120)
+    assert twice(cluster.begun()) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("away", [0.0, 25.0])
+def test_a_long_run_and_a_restart(installation: Installation, postgresql: PostgreSQL, away: float) -> None:
+    """Runs that take longer than a dead worker is waited for outlast a restart, and an outage, and are not begun again.
+
+    Other shared runs go on meanwhile, also where there is only one process.
+    """
+    cluster = Cluster(
+        installation, postgresql.schema(), jobs=2, every="15s", seconds=70.0, fields="max_instances: 9, coalesce: false"
+    )
+    cluster.start()
+    eventually(lambda: len(doing(postgresql, cluster)) >= 2, 40)
+    postgresql.stop()
+    time.sleep(away)
+    postgresql.start()
+    eventually(lambda: len(doing(postgresql, cluster)) >= 6, 60)
+    cluster.start()  # which takes workers that it has not heard of for dead
+    eventually(lambda: len(cluster.runs()) >= 10, 200)
+    assert twice(cluster.begun()) == []
+    assert missed(cluster.runs(), 15.0) == []
 
 
 @pytest.mark.soak
@@ -336,7 +440,7 @@ def test_rolling_restarts(
         query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted"
         return postgresql.sql(query) == [(12,)]
 
-    replicas = [replica(number) for number in range(3)]
+    replicas, said = [replica(number) for number in range(3)], list[str]()
     eventually(all_are_in, 60)
     for turn in range(5):
         for number in range(3):
@@ -344,26 +448,43 @@ def test_rolling_restarts(
             for process in old:
                 process.send_signal(signal.SIGTERM)
             for process in old:
-                process.communicate(timeout=40)
+                said.append(process.communicate(timeout=40)[1])
             replicas[number] = replica(3 * (turn + 1) + number)
             eventually(all_are_in, 60)  # as an orchestrator waits until the new ones are ready
-    beats = receiver.names().count("heartbeat")
-    eventually(lambda: receiver.names().count("heartbeat") > beats)
+    before = receiver.names().count("heartbeat")
+    eventually(lambda: receiver.names().count("heartbeat") > before)
     for process in [one for group in replicas for one in group]:
         process.send_signal(signal.SIGTERM)
-    for process in [one for group in replicas for one in group]:
-        process.communicate(timeout=40)
-    distinct = {event["uuid"]: event for event in receiver.events}.values()
-    counted = Counter(event["event"] for event in distinct)
-    instants = [
-        int(datetime.fromisoformat(event["timestamp"]).timestamp() // 4)
-        for event in distinct
-        if event["event"] == "heartbeat"
-    ]
+    said += [process.communicate(timeout=40)[1] for group in replicas for process in group]
+    # What a machine that is gone had on its disk, and did not send in its last second, was told all the same.
+    events = {event["uuid"]: event for event in (*receiver.events, *in_outboxes(tmp_path))}.values()
+    counted = Counter(event["event"] for event in events)
+    beats = sorted(moment(event["timestamp"]) for event in events if event["event"] == "heartbeat")
+    # The first is what was not to be made up.
+    claims = [float(row[0]) for row in postgresql.sql("SELECT instant / 1e6 FROM lifebeat_claims ORDER BY 1", database)]
+    left = {float(row[0]) for row in postgresql.sql("SELECT args->>'instant' FROM procrastinate_jobs", database)}
+    ran = [instant for instant in claims[1:] if instant * 1e6 not in left]
     print(
-        f"\n15 rolled replicas of 4 processes: {dict(counted)}, IDs {len({e['distinct_id'] for e in distinct})}, "
-        f"heartbeats {len(instants)} in {max(instants) - min(instants) + 1} periods"
+        f"\n15 rolled replicas of 4 processes: {dict(counted)}, IDs {len({e['distinct_id'] for e in events})}, "
+        f"heartbeats {len(beats)} of {len(ran)} instants"
     )
-    assert (counted["startup"], counted["shutdown"]) == (1, 1)
-    assert len({event["distinct_id"] for event in distinct}) == 1
-    assert abs(len(instants) - (max(instants) - min(instants) + 1)) <= 1
+    assert (counted["startup"], counted["shutdown"]) == (1, 1), said
+    assert len({event["distinct_id"] for event in events}) == 1
+    assert [round((later - one) / 4) for one, later in pairwise(claims)] == [1] * (len(claims) - 1)
+    assert len(beats) == len(ran)
+    # A run that a process that stops has put back is later by that.
+    assert all(instant <= beat < instant + 4 + PATIENCE for instant, beat in zip(ran, beats, strict=True))
+
+
+def in_outboxes(directory: Path) -> list[dict[str, Any]]:
+    """What is on disk of all machines, sent or not."""
+    found: list[dict[str, Any]] = []
+    for path in directory.glob("replica-*/outbox.sqlite3"):
+        with contextlib.closing(sqlite3.connect(path)) as outbox:
+            found += [json.loads(body) for (body,) in outbox.execute("SELECT body FROM event WHERE body IS NOT NULL")]
+    return found
+
+
+def moment(written: str) -> float:
+    """In seconds since the epoch."""
+    return datetime.fromisoformat(written).timestamp()

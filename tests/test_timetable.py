@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -19,9 +20,22 @@ from lifebeat.engines.procrastinate import ProcrastinateEngine, make_app
 from lifebeat.engines.timetable import Due, Timetable
 from lifebeat.jobfile import JobSpec
 from lifebeat.plan import Plan, told
-from lifebeat.schedule import SECOND, At, Cron, Every, Grid, Single, Trigger
+from lifebeat.schedule import (
+    SECOND,
+    At,
+    Cron,
+    Every,
+    Grid,
+    Single,
+    Trigger,
+    instants_of,
+    jitter_of,
+    to_instant,
+)
+from lifebeat.upcoming import upcoming
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from postgresql import PostgreSQL
@@ -162,11 +176,113 @@ def test_a_year_is_the_same_on_every_engine(engine: str) -> None:
     assert len({day["local"][-6:] for day in days}) == 2
 
 
+class Steady:
+    """A clock that is set."""
+
+    def __init__(self, now: float) -> None:
+        self.now = int(now * SECOND)
+
+    def time(self) -> float:
+        """What it was set to, a trifle later so that nothing is lost in rounding."""
+        return (self.now + 0.5) / SECOND
+
+    def monotonic(self) -> float:
+        """The same."""
+        return self.time()
+
+
+def nothing(*_args: Any, **_kwargs: Any) -> Any:
+    """Takes all, and knows of nothing."""
+    return {}
+
+
+class Sent:
+    """Whatever an engine is given to work with: it takes all, and keeps what is sent and when."""
+
+    resend_after = 0
+
+    def __init__(self, now: float) -> None:
+        self.clock = Steady(now)
+        self.rows: list[tuple[int, int]] = []
+
+    def __getattr__(self, _: str) -> Any:
+        return nothing
+
+    @property
+    def whole(self) -> Any:
+        """It, for whatever it is needed."""
+        return self
+
+    connector = shared = logger = whole
+
+    async def execute_query_async(self, _: str, *, instants: list[int], **_columns: Any) -> None:
+        """What Procrastinate's connector is told."""
+        self.rows += [(instant, self.clock.now) for instant in instants]
+
+    def send(self, batches: list[list[Due]]) -> None:
+        """What Celery is told."""
+        self.rows += [(due.instant, self.clock.now) for batch in batches for due in batch]
+
+
+class AtOnce(asyncio.Event):
+    """Nobody waits for it."""
+
+    async def wait(self) -> Literal[True]:
+        """Now."""
+        return True
+
+
+def by_procrastinate(sent: Sent, spec: JobSpec, instants: Any, jitter: Callable[[int], int], count: int) -> None:
+    """Let what sends on PostgreSQL do it, at each moment at which something is due."""
+    dispatch: Any = Dispatch(sent.whole, sent.whole.clock, "lifebeat", nothing)
+    dispatch.put(spec, instants, jitter, make_up=False)
+    dispatch._changed = AtOnce()
+
+    async def work() -> None:
+        while len(sent.rows) < count:
+            sent.clock.now = dispatch._timetable.next()
+            await dispatch._send(sent)
+
+    asyncio.run(work())
+
+
+def by_celery(sent: Sent, spec: JobSpec, instants: Any, jitter: Callable[[int], int], count: int) -> None:
+    """Let what sends in Celery's beat do it, at each moment at which something is due."""
+    from lifebeat.engines.beat import BeatEngine, Sending  # noqa: PLC0415 - with Celery
+
+    sending: Any = Sending(sent.whole, send=sent.send, stay=lambda: None)
+    engine: Any = BeatEngine(sent.whole, sent.whole, {})
+    sending._engine = engine
+    engine.add(spec, instants, jitter, nothing, make_up=False)
+    while len(sent.rows) < count:
+        sent.clock.now = engine.timetable.next()
+        sending.send_due()
+
+
+@pytest.mark.xdist_group("timetable")
+@pytest.mark.parametrize("send", [by_procrastinate, by_celery])
+def test_a_year_is_sent_as_planned(send: Callable[..., None]) -> None:
+    """What each engine sends in that year, by its own code, is what the plan says, instant by instant."""
+    now = datetime(2027, 9, 1, 10, 0, 7, tzinfo=UTC).timestamp()
+    for spec, count in YEAR:
+        sent = Sent(now)
+        sent.whole.life = sent
+        instants = instants_of(spec.trigger, job_id=spec.id, seed=SEED, started_at=now)
+        send(sent, spec, instants, partial(jittered, spec), count)
+        planned = [(to_instant(run.instant), to_instant(run.starts)) for run in upcoming(spec, SEED, now, count)]
+        assert sent.rows[:count] == planned
+
+
+def jittered(spec: JobSpec, instant: int) -> int:
+    """How much later it starts."""
+    return jitter_of(spec.id, SEED, instant, spec.jitter) if spec.jitter else 0
+
+
 @pytest.mark.parametrize("engine", ["apscheduler", "procrastinate", "celery"])
 def test_the_command_takes_an_engine(engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``lifebeat plan --engine`` prints the plan as that engine would run it."""
     (tmp_path / "jobs.yaml").write_text(
-        "jobs:\n  beat: {run: 'lifebeat_jobs.telemetry:heartbeat', cron: '0 3 1 1 *'}\n"
+        "jobs:\n  beat: {run: 'lifebeat_jobs.telemetry:heartbeat', cron: '0 3 1 1 *', once: application}\n"
     )
     assert cli.main(["plan", "--config", str(tmp_path), "--engine", engine]) == 0
     assert capsys.readouterr().out.count("01-01 03:00:00") == 3

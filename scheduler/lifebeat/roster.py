@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS members (
     UNIQUE (world, pid, started));
 CREATE TABLE IF NOT EXISTS claims (
     number INTEGER PRIMARY KEY, job TEXT NOT NULL, instant REAL NOT NULL, UNIQUE (job, instant));
+CREATE TABLE IF NOT EXISTS forgotten (job TEXT PRIMARY KEY, instant REAL NOT NULL);
 """
 
 
@@ -287,11 +288,29 @@ def _members(db: sqlite3.Connection, world: str) -> set[tuple[int, int]]:
 
 
 def _claim(job_id: str, instant: float, db: sqlite3.Connection) -> bool:
+    known = "SELECT 1 FROM forgotten WHERE job = ? AND instant >= ?"
+    if db.execute(known, (job_id, instant)).fetchone() is not None:
+        return False
     if not db.execute("INSERT OR IGNORE INTO claims (job, instant) VALUES (?, ?)", (job_id, instant)).rowcount:
         return False
-    oldest = "SELECT number FROM claims WHERE job = ? ORDER BY number DESC LIMIT 1 OFFSET ?"
-    db.execute(f"DELETE FROM claims WHERE job = ? AND number <= ({oldest})", (job_id, job_id, _KEPT_CLAIMS))  # noqa: S608 - no value in it
+    _forget(job_id, instant, db)
     return True
+
+
+def _forget(job_id: str, now: float, db: sqlite3.Connection) -> None:
+    """Delete the oldest claims of a job, and remember up to where, so that none of them is given again.
+
+    What a clock that was ahead has claimed says nothing: it would have everything refused until that time.
+    """
+    oldest = "SELECT number FROM claims WHERE job = :job ORDER BY number DESC LIMIT 1 OFFSET :kept"
+    values = {"job": job_id, "now": now, "kept": _KEPT_CLAIMS}
+    db.execute(
+        "INSERT INTO forgotten SELECT job, max(instant) FROM claims "  # noqa: S608 - no value in it
+        f"WHERE job = :job AND instant <= :now AND number <= ({oldest}) GROUP BY job "
+        "ON CONFLICT (job) DO UPDATE SET instant = max(instant, excluded.instant)",
+        values,
+    )
+    db.execute(f"DELETE FROM claims WHERE job = :job AND number <= ({oldest})", values)  # noqa: S608 - no value in it
 
 
 def _last_claim(job_id: str, now: float, db: sqlite3.Connection) -> float | None:

@@ -29,6 +29,8 @@ WAITS = (0.5, 1.0, 2.0, 5.0)
 CLAIM_AND_SEND = """
 WITH due AS (
     SELECT job, instant FROM unnest(%(jobs)s::text[], %(instants)s::bigint[]) AS one(job, instant)
+    WHERE NOT EXISTS (
+        SELECT FROM lifebeat_forgotten AS old WHERE old.job = one.job AND old.instant >= one.instant)
     ORDER BY job, instant),
 taken AS (
     INSERT INTO lifebeat_claims (job, instant) SELECT job, instant FROM due ON CONFLICT DO NOTHING
@@ -45,10 +47,18 @@ SELECT one.job, one.instant FROM unnest(%(jobs)s::text[], %(instants)s::bigint[]
 WHERE NOT EXISTS (SELECT FROM lifebeat_claims AS claims WHERE claims.job = one.job)
 ORDER BY job ON CONFLICT DO NOTHING
 """
+# What is to be forgotten is refused from now on, and deleted the next time: by then nobody is still at it who has not
+# seen that. Only what the server's own clock has seen: a clock that was ahead for a while must not stop a job.
 FORGET = """
-DELETE FROM lifebeat_claims AS claims USING (
-    SELECT job, instant, row_number() OVER (PARTITION BY job ORDER BY instant DESC) AS age FROM lifebeat_claims) AS old
-WHERE old.job = claims.job AND old.instant = claims.instant AND old.age > %(kept)s
+WITH deleted AS (
+    DELETE FROM lifebeat_claims AS claims USING lifebeat_forgotten AS old
+    WHERE old.job = claims.job AND old.instant >= claims.instant)
+INSERT INTO lifebeat_forgotten AS known (job, instant)
+SELECT job, instant FROM (
+    SELECT job, instant, row_number() OVER (PARTITION BY job ORDER BY instant DESC) AS age
+    FROM lifebeat_claims WHERE instant <= extract(epoch FROM now()) * 1000000) AS aged
+WHERE age = %(kept)s + 1
+ON CONFLICT (job) DO UPDATE SET instant = greatest(known.instant, excluded.instant)
 """
 
 
@@ -60,13 +70,22 @@ class Dispatch:
         clock: Where the time comes from.
         queue: The queue of the runs.
         failed: Told what went wrong; it is tried again.
+        works: Told at the start and after a failure that it works.
     """
 
-    def __init__(self, installation: Installation, clock: Clock, queue: str, failed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        clock: Clock,
+        queue: str,
+        failed: Callable[[str], None],
+        works: Callable[[], None] = lambda: None,
+    ) -> None:
         self._installation = installation
         self._clock = clock
         self._queue = queue
         self._failed = failed
+        self._works = works
         self._timetable = Timetable()
         self._unseen: list[Due] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,14 +112,18 @@ class Dispatch:
         """Send what is due, with the connections of a Procrastinate app, until cancelled."""
         self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()
         upkeep = asyncio.create_task(self._keep_up(app))
-        failures = 0
+        failures: int | None = None
         try:
             while True:
                 try:
+                    if failures != 0:
+                        await app.connector.execute_query_async("SELECT 1")
+                        self._works()
+                        failures = 0
                     await self._send(app)
-                    failures = 0
                 except Exception as error:  # noqa: BLE001 - a host's worker must not end because of us
-                    self._failed(f"PostgreSQL: {error}")
+                    self._failed(f"PostgreSQL: {in_a_line(error)}")
+                    failures = failures or 0
                     await asyncio.sleep(WAITS[min(failures, len(WAITS) - 1)])
                     failures += 1
         finally:
@@ -133,7 +156,9 @@ class Dispatch:
             await asyncio.sleep(UPKEEP_EVERY)
             with contextlib.suppress(Exception):  # what fails now is done next time
                 if await asyncio.to_thread(self._installation.leads):
-                    await self._revive(app)
+                    # After an outage all look dead; those who live have that long to say so.
+                    if self._installation.age >= STALLED:
+                        await self._revive(app)
                     await app.connector.execute_query_async(FORGET, kept=KEPT_CLAIMS)
                     await app.job_manager.delete_old_jobs(KEPT_HOURS, queue=self._queue, include_failed=True)
 
@@ -155,3 +180,10 @@ class Dispatch:
 
 def _columns(due: Sequence[Due]) -> dict[str, Any]:
     return {"jobs": [one.job_id for one in due], "instants": [one.instant for one in due]}
+
+
+def in_a_line(error: BaseException) -> str:
+    """What went wrong; Procrastinate's own text is that something did."""
+    cause = error.__cause__ or error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else repr(cause)

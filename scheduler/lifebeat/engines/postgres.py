@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,9 @@ CREATE TABLE IF NOT EXISTS lifebeat_run (
     ended boolean NOT NULL, server double precision NOT NULL);
 CREATE TABLE IF NOT EXISTS lifebeat_claims (
     job text NOT NULL, instant bigint NOT NULL, PRIMARY KEY (job, instant));
+CREATE TABLE IF NOT EXISTS lifebeat_forgotten (job text PRIMARY KEY, instant bigint NOT NULL);
 """
-TABLES = ("lifebeat_installation", "lifebeat_run", "lifebeat_claims")
+TABLES = ("lifebeat_installation", "lifebeat_run", "lifebeat_claims", "lifebeat_forgotten")
 # A session that is frozen in the middle of coming or going is ended by the server, so that it does not hold up others.
 _OPTIONS = "-c idle_in_transaction_session_timeout=5000 -c statement_timeout=5000 -c lock_timeout=2000"
 _CONNECTING = {
@@ -58,6 +60,7 @@ class Installation:
         self._conninfo = conninfo
         self._returning = returning
         self._connection: psycopg.Connection[Any] | None = None
+        self._connected_at = time.monotonic()
         self._lock = threading.RLock()
         self._arrival: Arrival | None = None
         self._is_in = False
@@ -135,19 +138,32 @@ class Installation:
                 self._ask(connection, "SELECT pg_advisory_unlock_shared({key})", _MEMBERS)
                 if not self._ask(connection, "SELECT pg_try_advisory_xact_lock({key})", _MEMBERS):
                     return False
+                if self._others_may_return(connection):
+                    return False
                 found = connection.execute("UPDATE lifebeat_run SET ended = true WHERE NOT ended")
                 return bool(found.rowcount)
 
-    def keep(self) -> None:
-        """See that the session lives, and come back in where it did not."""
+    def keep(self) -> str | None:
+        """See that the session lives, and come back in where it did not; what phases are made from by now."""
         with self._lock:
             if self.is_closed:
-                return
+                return None
             with self._transaction() as connection:
-                connection.execute("SELECT 1")
+                seed = connection.execute("SELECT coalesce(instance_id, seed) FROM lifebeat_installation").fetchone()
                 if self._is_in and self._member_of is not connection:
                     self._return(connection)
                     self._member_of = connection
+                return None if seed is None else seed[0]
+
+    def work(self, do: Callable[[psycopg.Connection[Any]], None]) -> None:
+        """Do something within a transaction of the session."""
+        with self._transaction() as connection:
+            do(connection)
+
+    @property
+    def age(self) -> float:
+        """Seconds that the session has lived."""
+        return time.monotonic() - self._connected_at
 
     def leads(self) -> bool:
         """Whether this process does what one of them has to do for all."""
@@ -171,14 +187,8 @@ class Installation:
         # For the transaction only: its place is taken by a shared one at once, which stays with the session.
         alone = self._ask(connection, "SELECT pg_try_advisory_xact_lock({key})", _MEMBERS)
         run = connection.execute("SELECT id, started_at, ended, server FROM lifebeat_run").fetchone()
-        now, server, up = self._first(
-            connection.execute(
-                "SELECT extract(epoch FROM clock_timestamp())::float8, "
-                "extract(epoch FROM pg_postmaster_start_time())::float8, "
-                "extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8"
-            )
-        )
-        if alone and run is not None and not run[2] and run[3] != server and up < self._returning:
+        now, server = self._times(connection)
+        if alone and run is not None and not run[2] and run[3] != server and now - server < self._returning:
             raise EngineUnavailable("the database has just started, and those who were in may be coming back")
         self._ask(connection, "SELECT pg_advisory_lock_shared({key})", _MEMBERS)
         if not alone and run is not None and not run[2]:
@@ -190,6 +200,22 @@ class Installation:
             [begun.run, begun.started_at, server],
         )
         return begun
+
+    def _others_may_return(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether the server has just been restarted in the middle of the run: nobody is in, and that says nothing."""
+        now, server = self._times(connection)
+        begun = connection.execute("SELECT started_at FROM lifebeat_run").fetchone()
+        return begun is not None and begun[0] < server and now - server < self._returning
+
+    def _times(self, connection: psycopg.Connection[Any]) -> tuple[float, float]:
+        """The server's clock, and when it was started."""
+        now, server = self._first(
+            connection.execute(
+                "SELECT extract(epoch FROM clock_timestamp())::float8, "
+                "extract(epoch FROM pg_postmaster_start_time())::float8"
+            )
+        )
+        return now, server
 
     def _return(self, connection: psycopg.Connection[Any]) -> None:
         """Be in again, in whatever run there is by now: this is neither a start nor an end."""
@@ -224,6 +250,7 @@ class Installation:
             self._connection = psycopg.connect(
                 self._conninfo, autocommit=True, options=_options_of(self._conninfo), **_wanted(self._conninfo)
             )
+            self._connected_at = time.monotonic()
         return self._connection
 
     def _drop(self) -> None:

@@ -9,22 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lifebeat.engines import EngineUnavailable
-from lifebeat.engines.dispatch import LOOK_EVERY, STALLED, TASK, WAITS, Dispatch
+from lifebeat.engines.dispatch import LOOK_EVERY, TASK, Dispatch
+from lifebeat.engines.inhand import InHand, NotHere, NotNow, Row
+from lifebeat.engines.ownworker import OwnWorker, make_app
 from lifebeat.engines.postgres import Installation
 from lifebeat.errors import ConfigError, LifebeatError, Problem
-from lifebeat.schedule import to_datetime
+from lifebeat.schedule import MICROSECOND, SECOND, to_datetime
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     import procrastinate
     import psycopg
+    from procrastinate import BaseRetryStrategy, RetryDecision
+    from procrastinate.jobs import Job
 
     from lifebeat.engines import Run
     from lifebeat.handle import Lifebeat
@@ -33,16 +40,18 @@ if TYPE_CHECKING:
     from lifebeat.roster import Arrival
     from lifebeat.schedule import Instants
 
+T = TypeVar("T")
 QUEUE = "lifebeat"
-CONCURRENCY = 10
-HEARTBEAT = 5.0
 PATIENCE = 3
-ATTEMPTS = 20
+GIVES_UP = 60.0
 POLL = 0.2
 
 
-class NotHere(Exception):  # noqa: N818 - it says what is so
-    """This process cannot run the job, or not any more; another may."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    spec: JobSpec
+    jitter: Callable[[int], int]
+    run: Run
 
 
 class ProcrastinateEngine:
@@ -63,16 +72,26 @@ class ProcrastinateEngine:
         self._host_app = app
         self._queue = queue
         self._installation = Installation(database)
-        self._dispatch = Dispatch(self._installation, life.clock, queue, self._is_ill)
-        self._runs: dict[str, Run] = {}
+        self._dispatch = Dispatch(
+            self._installation,
+            life.clock,
+            queue,
+            lambda reason: self._is_ill("queue", reason),
+            lambda: self._is_well("queue"),
+        )
+        self._jobs: dict[str, _Job] = {}
+        self._in_hand = InHand()
+        self._running: Counter[str] = Counter()
+        self._waiting: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._ready: Callable[[], None] | None = None
         self.is_ready = False
+        self._seed: str | None = None
+        self._follows = False
         self._ended = threading.Event()
         self._keeper: threading.Thread | None = None
-        self._worker: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._working: asyncio.Task[None] | None = None
-        self._is_well = True
+        self._worker: OwnWorker | None = None
+        self._ills: set[str] = set()
 
     # -- what the life asks --------------------------------------------------------------------------------------
 
@@ -84,54 +103,46 @@ class ProcrastinateEngine:
 
     def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, *, make_up: bool) -> None:
         """Put the job on the timetable, from the latest instant on if that may have been missed."""
-        self._runs[spec.id] = run
-        self._dispatch.put(spec, instants, jitter, make_up=make_up)
+        self._jobs[spec.id] = _Job(spec, jitter, run)
+        # On another grid nobody has run the latest instant, and nobody has missed it.
+        self._dispatch.put(spec, instants, jitter, make_up=make_up and not self._follows)
 
     def remove(self, job_id: str) -> None:
         """Take a job away."""
-        self._runs.pop(job_id, None)
+        self._jobs.pop(job_id, None)
+        self._waiting.pop(job_id, None)
         self._dispatch.remove(job_id)
 
     def seed(self) -> str:
         """The same on every machine."""
-        return self._installation.seed()
+        self._seed = None  # where it cannot be told now, the life is told when it can
+        self._seed = self._installation.seed()
+        return self._seed
 
     def agree_on_id(self, candidate: str) -> str:
         """The same on every machine."""
-        return self._installation.agree_on_id(candidate)
+        self._seed = agreed = self._installation.agree_on_id(candidate)
+        return agreed
 
-    def join(self, timeout: float) -> Arrival:  # noqa: ARG002 - the connection's own limits hold
+    def join(self, timeout: float) -> Arrival:
         """Come in."""
-        return self._installation.join()
+        return _within(timeout, self._installation.join, "lifebeat-join")
 
     def leave(self, timeout: float) -> bool:
         """Go out; false if it cannot be told in time whether this was the last."""
-        found: list[bool] = []
-
-        def ask() -> None:
-            with contextlib.suppress(EngineUnavailable):
-                found.append(self._installation.leave())
-
-        thread = threading.Thread(target=ask, name="lifebeat-leave", daemon=True)
-        thread.start()
-        thread.join(timeout)
-        return found == [True]
+        try:
+            return _within(timeout, self._installation.leave, "lifebeat-leave")
+        except EngineUnavailable:
+            return False
 
     def drain(self, timeout: float) -> bool:
         """Let the worker end what it runs. A host's own worker is drained by the host."""
         self._ended.set()
-        if self._loop is not None and self._working is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._working.cancel)
-        if self._worker is None:
-            return True
-        self._worker.join(timeout)
-        return not self._worker.is_alive()
+        return self._worker is None or self._worker.drain(timeout)
 
     def close(self) -> None:
         """Drop the session."""
         self._ended.set()
-        self._is_well = True
         threading.Thread(target=self._installation.close, name="lifebeat-close", daemon=True).start()
 
     # -- the session ---------------------------------------------------------------------------------------------
@@ -141,23 +152,53 @@ class ProcrastinateEngine:
             try:
                 self._look()
             except EngineUnavailable as error:
-                self._is_ill(str(error))
+                self._is_ill("session", str(error))
+                if self._worker is not None:
+                    self._worker.retire()
             except LifebeatError as error:
                 self._life.say_once("engine", str(error))
             except Exception:
                 self._life.logger.exception("the engine failed; it is tried again")
             self._ended.wait(LOOK_EVERY)
+        self._see_off()
 
     def _look(self) -> None:
         if self.is_ready:
-            self._installation.keep()
+            seed = self._installation.keep()
+            self._installation.work(self._in_hand.tell)
+            self._begin_again()
+            if seed != self._seed:
+                self._follow(seed)
         else:
             self._installation.open(check=self.check)
             self._open_app()
+            self._begin_again()
+            self._seed = self._installation.seed()
             self.is_ready = True
             if self._ready is not None:
                 self._ready()
-        self._get_well()
+
+    def _begin_again(self) -> None:
+        self._is_well("session")
+        if self._worker is not None:
+            self._worker.resume()
+
+    def _follow(self, seed: str | None) -> None:
+        """There is an instance ID by now: phases are made from it, and the instants move."""
+        self._seed, self._follows = seed, True
+        try:
+            if self._ready is not None:
+                self._ready()
+        finally:
+            self._follows = False
+
+    def _see_off(self) -> None:
+        """The process has left. What it runs yet is not a dead one's."""
+        session = Installation(self._database)
+        while not self._in_hand.is_empty(LOOK_EVERY):
+            with contextlib.suppress(EngineUnavailable):
+                session.work(self._in_hand.tell)
+        session.close()
 
     def check(self, connection: psycopg.Connection[Any]) -> None:
         """That Procrastinate's tables are there and new enough; our own worker makes them if there are none."""
@@ -183,85 +224,136 @@ class ProcrastinateEngine:
 
         connection.execute(SchemaManager.get_schema().encode())
 
-    def _is_ill(self, reason: str) -> None:
-        if self._is_well and not self._ended.is_set():
-            self._is_well = False
+    def _is_ill(self, part: str, reason: str) -> None:
+        with self._lock:
+            begins = not self._ills
+            self._ills.add(part)
+        if begins and not self._ended.is_set():
             self._life.logger.warning("%s; what the application shares waits, the process's own jobs go on", reason)
 
-    def _get_well(self) -> None:
-        if not self._is_well:
-            self._is_well = True
+    def _is_well(self, part: str) -> None:
+        with self._lock:
+            ends = self._ills == {part}
+            self._ills.discard(part)
+        if ends and not self._ended.is_set():
             self._life.logger.info("PostgreSQL is there again; what the application shares goes on")
 
     # -- the worker ----------------------------------------------------------------------------------------------
 
     def _open_app(self) -> None:
-        if self._host_app is None:
-            self._worker = threading.Thread(
-                target=lambda: asyncio.run(self._work()), name="lifebeat-worker", daemon=True
+        if self._host_app is None and self._worker is None:
+            self._worker = OwnWorker(
+                self._make_app,
+                self._queue,
+                self.send,
+                ill=self._worker_is_ill,
+                well=lambda: self._is_well("worker"),
+                logger=self._life.logger,
             )
             self._worker.start()
 
-    async def _work(self) -> None:
-        """Our own worker, and again after every failure until the end."""
-        self._loop, self._working = asyncio.get_running_loop(), asyncio.current_task()
-        failures = 0
-        while not self._ended.is_set():
-            try:
-                await self._work_once()
-            except asyncio.CancelledError:
-                return
-            except Exception as error:  # noqa: BLE001 - whatever it is, the worker has to come back
-                self._is_ill(f"PostgreSQL: {error}")
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(WAITS[min(failures, len(WAITS) - 1)])
-            failures += 1
-
-    async def _work_once(self) -> None:
+    def _make_app(self) -> procrastinate.App:
         app = make_app(self._database)
-        _register(app, self._queue, self.run)
-        async with app.open_async():
-            sending = asyncio.create_task(self.send(app))
-            try:
-                await app.run_worker_async(
-                    queues=[self._queue],
-                    name="lifebeat",
-                    concurrency=CONCURRENCY,
-                    install_signal_handlers=False,
-                    delete_jobs="successful",
-                    update_heartbeat_interval=HEARTBEAT,
-                    stalled_worker_timeout=STALLED,
-                )
-            finally:
-                sending.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await sending
+        _register(app, self._queue, self.run, self._life.logger)
+        return app
+
+    def _worker_is_ill(self, reason: str) -> None:
+        self._is_ill("worker", reason)
+        self._is_ill("queue", reason)  # which is sent by that worker's connections
 
     async def send(self, app: Any) -> None:
         """Put what is due into the queue of an app that is open, until cancelled."""
         await self._dispatch.run(app)
 
-    def run(self, job: str, instant: int) -> None:
+    def run(self, row: Row, job_id: str, instant: int) -> None:
         """Run what has come back from the queue.
 
         Raises:
             NotHere: This process cannot.
         """
+        with self._in_hand.hold(row) as begins:
+            if self._ended.is_set():
+                raise NotNow(job_id)
+            job = self._jobs.get(job_id)
+            if job is None:
+                raise NotHere(job_id)
+            if begins and not self._is_too_late(job, instant):
+                with self._place(job.spec, instant) as free:
+                    if free:
+                        self._call(job, instant)
+
+    def _is_too_late(self, job: _Job, instant: int) -> bool:
+        late = int(self._life.clock.time() * SECOND) - instant - job.jitter(instant)
+        is_too_late = job.spec.misfire_grace is not None and late * MICROSECOND > job.spec.misfire_grace
+        if is_too_late:
+            self._life.logger.warning("the run of job %s was missed by %.1f s", job.spec.id, late / SECOND)
+        return is_too_late
+
+    @contextlib.contextmanager
+    def _place(self, spec: JobSpec, instant: int) -> Generator[bool]:
+        """Have one more run of the job under way; false if it need not be, as it coalesces with one that waits.
+
+        Raises:
+            NotNow: As many as may be are under way here.
+        """
+        with self._lock:
+            free = self._running[spec.id] < spec.max_instances
+            if not free:
+                self._wait(spec, instant)
+            self._running[spec.id] += free
+        try:
+            yield free
+        finally:
+            with self._lock:
+                self._running[spec.id] -= free
+
+    def _wait(self, spec: JobSpec, instant: int) -> None:
+        latest = self._waiting[spec.id] = max(instant, self._waiting.get(spec.id, instant))
+        if instant == latest or not spec.coalesce:
+            raise NotNow(f"job {spec.id}: {spec.max_instances} under way")
+        self._life.logger.warning(
+            "the run of job %s at %s was left out: max_instances (%d) are under way, and a later one waits",
+            spec.id,
+            to_datetime(instant),
+            spec.max_instances,
+        )
+
+    def _call(self, job: _Job, instant: int) -> None:
         claimed: list[bool] = []
 
         def claim() -> bool:  # the row in the queue is it
             claimed.append(True)
             return True
 
-        run = self._runs.get(job)
-        if run is None or self._ended.is_set():
-            raise NotHere(job)
         try:
-            run(to_datetime(instant), claim)
+            job.run(to_datetime(instant), claim)
         except EngineUnavailable as error:
-            raise NotHere(str(error)) from error
+            raise NotNow(str(error)) from error
+        except BaseException as error:  # a job that calls sys.exit() does not end the worker
+            if self._host_app is None:  # whose worker logs it
+                self._life.logger.exception("job %s failed", job.spec.id)
+            raise LifebeatError(f"job {job.spec.id} failed") from error
         if not claimed:
-            raise NotHere(job)
+            raise NotHere(job.spec.id)
+
+
+def _within(timeout: float, ask: Callable[[], T], name: str) -> T:
+    """What is told within so many seconds."""
+    found: list[T] = []
+    failed: list[EngineUnavailable] = []
+
+    def keep() -> None:
+        try:
+            found.append(ask())
+        except EngineUnavailable as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=keep, name=name, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not found:
+        raise failed[0] if failed else EngineUnavailable("PostgreSQL: it did not answer in time")
+    return found[0]
 
 
 def attach(
@@ -306,7 +398,7 @@ def attach(
 
     from lifebeat.embedding import attach_on  # noqa: PLC0415 - only with this engine
 
-    conninfo = database or _conninfo_of(app)
+    conninfo = _checked(database) if database else _conninfo_of(app)
     engines: list[ProcrastinateEngine] = []
 
     def make_engine(life: Lifecycle) -> ProcrastinateEngine:
@@ -328,7 +420,8 @@ def attach(
         allow=allow,
         make_engine=make_engine,
     )
-    _register(app, queue, lambda job, instant: _current(engines).run(job, instant))
+    logger = logging.getLogger("lifebeat")
+    _register(app, queue, lambda row, job, instant: _current(engines).run(row, job, instant), logger)
     worker = HostWorker(app, scheduler, lambda: engines[0] if engines else None)
     registry: Any = app.periodic_registry
     registry.periodic_tasks = {**registry.periodic_tasks, (TASK, "lifebeat"): worker}
@@ -397,6 +490,18 @@ def _current(engines: list[ProcrastinateEngine]) -> ProcrastinateEngine:
     return engines[0]
 
 
+def _checked(database: str) -> str:
+    import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+
+    try:
+        psycopg.conninfo.conninfo_to_dict(database)
+    except psycopg.ProgrammingError:
+        # Its text may quote the password.
+        message = "'database' cannot be read; such as postgresql://user@host/name"
+        raise ConfigError(Problem("lifebeat.engines.procrastinate.attach", message)) from None
+    return database
+
+
 def _conninfo_of(app: procrastinate.App) -> str:
     """The database of the app's connector."""
     given: dict[str, Any] = getattr(app.connector, "_pool_args", {})
@@ -409,21 +514,42 @@ def _conninfo_of(app: procrastinate.App) -> str:
         raise ConfigError(Problem("lifebeat.engines.procrastinate.attach", message)) from None
 
 
-def _register(app: Any, queue: str, run: Callable[[str, int], None]) -> None:
+def _register(app: Any, queue: str, run: Callable[[Row, str, int], None], logger: logging.Logger) -> None:
     """Tell a Procrastinate app the task by which runs come back to us."""
-    from procrastinate import RetryStrategy  # noqa: PLC0415 - only with this engine
 
-    retry = RetryStrategy(max_attempts=ATTEMPTS, wait=PATIENCE, retry_exceptions=[NotHere])
+    def lifebeat_run(context: Any, *, job: str, instant: int) -> None:
+        run(Row(context.job.id, context.job.attempts), job, instant)
 
-    def lifebeat_run(*, job: str, instant: int) -> None:
-        run(job, instant)
-
-    app.task(name=TASK, queue=queue, retry=retry)(lifebeat_run)
+    app.task(name=TASK, queue=queue, pass_context=True, retry=retry_of(logger))(lifebeat_run)
 
 
-def make_app(database: str) -> procrastinate.App:
-    """A Procrastinate app on that database, for a worker of our own."""
-    import procrastinate  # noqa: PLC0415 - only with this engine
+def retry_of(logger: logging.Logger) -> BaseRetryStrategy:
+    """Another process is to try, for a minute; whoever is only busy may be so for longer."""
+    from procrastinate import BaseRetryStrategy, RetryDecision  # noqa: PLC0415 - only with this engine
 
-    connector = procrastinate.PsycopgConnector(conninfo=database, min_size=1, max_size=4, timeout=5.0)
-    return procrastinate.App(connector=connector)
+    tried = _Tried()
+
+    class Retry(BaseRetryStrategy):
+        def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+            if not isinstance(exception, NotHere):
+                return None
+            if not isinstance(exception, NotNow) and tried.since(job.id) > GIVES_UP:
+                logger.error("a run of job %s is given up: nobody knows the job", job.task_kwargs["job"])
+                return None
+            return RetryDecision(retry_in={"seconds": PATIENCE})
+
+    return Retry()
+
+
+class _Tried:
+    """Since when this process has been asked in vain for a run."""
+
+    def __init__(self) -> None:
+        self._first: dict[int | None, float] = {}
+
+    def since(self, row: int | None) -> float:
+        """For how many seconds."""
+        now = time.monotonic()
+        # What was not asked for again has gone to another.
+        self._first = {one: at for one, at in self._first.items() if now - at < 2 * GIVES_UP}
+        return now - self._first.setdefault(row, now)
