@@ -35,7 +35,7 @@ def nobody() -> None:
     """Nothing is done about it."""
 
 
-def within(seconds: float, alarm: Alarm, timeout: float | None = None) -> bool:
+def within(seconds: float, alarm: threading.Event, timeout: float | None = None) -> bool:
     """Wait for the alarm, and see that it took no longer than that."""
     begin = time.monotonic()
     found = alarm.wait(timeout)

@@ -13,8 +13,10 @@ import pytest
 
 from conftest import eventually
 from lifebeat import ConfigError, statedir
+from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.layers import ConfigSource
 from lifebeat.lifecycle import Lifecycle
+from lifebeat.presence import Presence
 from lifebeat.schedule import SECOND, to_datetime
 from lifebeat.testing import FakeClock
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from lifebeat.context import JobContext
     from lifebeat.jobfile import JobSpec
     from lifebeat.schedule import Instants
+    from lifebeat.testing import PostHogServer
 
 STARTUP = "  startup: {run: 'lifebeat_jobs.telemetry:startup', when: start, once: application}\n"
 ran: list[tuple[str, datetime, datetime]] = []
@@ -289,6 +292,50 @@ def test_the_last_one_out_where_nothing_runs_at_a_start(config: Path) -> None:
         assert [job for job, _, _ in ran] == []
         life.stop()
         assert number < 2 or [job for job, _, _ in ran] == ["z"]
+
+
+class Elsewhere(LocalEngine):
+    """As if others of the application's processes went on, on other machines."""
+
+    def leave(self, timeout: float) -> bool:
+        return super().leave(timeout) and False
+
+
+class CutOff(Lifecycle):
+    """A life in a process that ends before a thread beside it has done anything."""
+
+    def _background(self, name: str, work: Callable[[], None]) -> None:
+        """Nothing comes of it."""
+
+
+def test_a_process_that_leaves_others_behind(config: Path, receiver: PostHogServer) -> None:
+    """What a process has recorded is delivered when it leaves, as nobody else may have its disk."""
+    jobs(config, STARTUP + "  z: {run: 'lifebeat_jobs.telemetry:shutdown', when: shutdown, once: application}\n")
+    arguments = {"telemetryApiKey": "phc_test", "telemetryHost": receiver.url}
+    environ = {"HOME": str(config), "LIFEBEAT_TEST_MODE": "loopback"}
+    scheduler = RememberedScheduler()
+
+    def make_engine(life: Lifecycle) -> LocalEngine:
+        presence = Presence(config, clock=life.clock)
+        return Elsewhere(
+            scheduler,
+            find_house=lambda: presence,
+            clock=life.clock,
+            say_once=life.say_once,
+            await_opening=lambda _: None,
+        )
+
+    life = CutOff(
+        ConfigSource(config, arguments=arguments, environ=environ, modules={}),
+        allow=[],
+        clock=FakeClock(),
+        logger=logging.getLogger("lifebeat"),
+        watching=False,
+        make_engine=make_engine,
+    )
+    life.start(scheduler)
+    life.stop()
+    assert receiver.names() == ["startup"]
 
 
 class HeldScheduler(RememberedScheduler):

@@ -80,16 +80,25 @@ def heartbeat(context: JobContext) -> None:
 
 def shutdown(context: JobContext) -> None:
     """The application stopped: say so, and deliver what waits within the time there is."""
-    deadline = None
-    if context.timeout is not None:
-        sending = max(context.timeout - SETTLING, context.timeout / 2)
-        deadline = context.clock.monotonic() + sending.total_seconds()
+    deadline = _deadline(context)
     hours, days = events.hours_and_days(context.instant - context.started_at)
     spans = {"total_runtime_hours": hours, "total_runtime_days": days}
     try:
         _record(context, events.Shutdown, spans, context.instant)
     finally:  # a full disk keeps no event, but what it has can be delivered
         _flush(context, deadline, all_waiting=False)
+
+
+def leaving(context: JobContext) -> None:
+    """This process stops and others go on, on machines that may not have its disk: deliver what is due, within time."""
+    _flush(context, _deadline(context), all_waiting=False)
+
+
+def _deadline(context: JobContext) -> float | None:
+    if context.timeout is None:
+        return None
+    sending = max(context.timeout - SETTLING, context.timeout / 2)
+    return context.clock.monotonic() + sending.total_seconds()
 
 
 def _now(context: JobContext) -> datetime:

@@ -620,10 +620,16 @@ class Lifecycle:
         for spec in plan.values():
             if isinstance(spec.trigger, AtShutdown) and (spec.once == "process" or last):
                 self._bounded(spec, deadline, partial(self._closing, spec, deadline))
+            elif isinstance(spec.trigger, AtShutdown) and spec.is_telemetry and self._make_engine:
+                self._bounded(spec, deadline, partial(self._leaving, spec, deadline))
 
     def _closing(self, spec: JobSpec, deadline: float) -> None:
-        left = timedelta(seconds=max(deadline - self.clock.monotonic(), 0.05))
-        self._call(spec, self._now(), timeout=min(spec.timeout or left, left) if spec.is_telemetry else spec.timeout)
+        self._call(spec, self._now(), timeout=_left(spec, deadline, self.clock))
+
+    def _leaving(self, spec: JobSpec, deadline: float) -> None:
+        """Others go on, on other machines, which may not have what waits on this one's disk."""
+        for leaving in offers([spec], "leaving"):
+            leaving(self.context(spec.id, timeout=_left(spec, deadline, self.clock)))
 
     def _bounded(self, spec: JobSpec, deadline: float, work: Callable[[], None]) -> None:
         """Do it in a daemon thread and wait no longer than it may take: nothing that hangs keeps a process alive."""
@@ -656,6 +662,14 @@ class Lifecycle:
             return self._engine.leave(max(until - time.monotonic(), 0.0))
         except EngineUnavailable:
             return False
+
+
+def _left(spec: JobSpec, deadline: float, clock: Clock) -> timedelta | None:
+    """How long a job may take at the stop: telemetry's no longer than there is time."""
+    if not spec.is_telemetry:
+        return spec.timeout
+    left = timedelta(seconds=max(deadline - clock.monotonic(), 0.05))
+    return min(spec.timeout or left, left)
 
 
 def _find(run: str) -> targets.Target:
