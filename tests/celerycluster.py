@@ -44,10 +44,9 @@ class CeleryCluster(Cluster):
         more: str = "",
         **conf: Any,
     ) -> None:
-        super().__init__(installation, url, jobs=jobs, every=every, telemetry=telemetry)
-        file = installation.config / "jobs.yaml"
-        options = "".join(f"    {line}\n" for line in more.splitlines())
-        file.write_text(file.read_text().replace(f"    every: {every}\n", f"    every: {every}\n{options}"))
+        super().__init__(
+            installation, url, jobs=jobs, every=every, telemetry=telemetry, fields=", ".join(more.splitlines())
+        )
         (installation.directory / "app.py").write_text(APP)
         self.conf = conf
         self.beats: list[subprocess.Popen[str]] = []

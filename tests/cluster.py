@@ -73,9 +73,10 @@ class Cluster:
         self.database = database
         self.runs_file = installation.directory / "runs"
         (installation.directory / "noting.py").write_text(JOBS)
+        if seconds:
+            fields = f"args: {{seconds: {seconds}}}, {fields}"
         lines = [
-            f"  tick-{number}: {{run: 'noting:note', every: {every}, once: application, "
-            f"args: {{seconds: {seconds}}}, {fields}}}\n"
+            f"  tick-{number}: {{run: 'noting:note', every: {every}, once: application, {fields}}}\n"
             for number in range(jobs)
         ]
         shipped = jobfile.packaged().read_text(encoding="utf-8") if telemetry else "jobs:\n"

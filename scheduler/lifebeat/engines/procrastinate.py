@@ -312,7 +312,7 @@ class ProcrastinateEngine:
         if instant == latest or not spec.coalesce:
             raise NotNow(f"job {spec.id}: {spec.max_instances} under way")
         self._life.logger.warning(
-            "the run of job %s at %s was left out: max_instances (%d) are under way, and a later one waits",
+            "the run of job %s at %s was left out: max_instances (%s) are under way, and a later one waits",
             spec.id,
             to_datetime(instant),
             spec.max_instances,
