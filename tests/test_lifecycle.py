@@ -356,6 +356,7 @@ def test_a_stop_does_not_wait_for_what_is_registered(config: Path) -> None:
     jobs(config, "  z: {run: 'RUN', when: shutdown}\n")
     life, scheduler = make(config, telemetryShutdownTimeout="1s"), HeldScheduler()
     life.start(scheduler)
+    threads = threading.active_count()
     jobs(config, "  z: {run: 'RUN', when: shutdown}\n  b: {run: 'RUN', every: 1h}\n")
     thread = threading.Thread(target=life.reload)
     thread.start()
@@ -366,6 +367,7 @@ def test_a_stop_does_not_wait_for_what_is_registered(config: Path) -> None:
     scheduler.answered.set()
     thread.join()
     assert took < 1
+    assert threading.active_count() <= threads
     assert [job for job, _, _ in ran] == ["z"]
 
 

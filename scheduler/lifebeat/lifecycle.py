@@ -238,6 +238,8 @@ class Lifecycle:
             if self._plan.get(spec.id) != spec or moved:
                 self._register(spec, seed, first=spec.once in first)
         self._withdraw([spec for spec in found.specs if not spec.enabled and (first or spec.id in self._plan)])
+        if self._stage != "alive":  # it was stopped meanwhile
+            return
         self._plan, self._seed = plan, seed
         if self._arrival is None and _nobody_brings_it_in(plan.values()):
             self._scheduler.add_once(ARRIVAL, AT_ONCE, self._come_in)
