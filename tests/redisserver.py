@@ -75,7 +75,9 @@ class RedisServer:
         if self._process.poll() is not None:
             return True
         try:
-            return bool(self.client().info("server")["process_id"] == self._process.pid)
+            client = self.client()
+            client.ping()  # refused while it reads what it has kept
+            return bool(client.info("server")["process_id"] == self._process.pid)
         except RedisError:
             return False
 

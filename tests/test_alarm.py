@@ -69,6 +69,40 @@ def test_a_wait_is_as_long_as_that_of_an_event(pipe: tuple[int, int]) -> None:
     assert len(read) == 3
 
 
+def test_a_wait_is_exact(pipe: tuple[int, int]) -> None:
+    """A wait of two seconds ends as exactly as that of an event, which one for descriptors alone would not."""
+
+    def lateness(event: threading.Event) -> float:
+        begin = time.monotonic()
+        event.wait(2)
+        return time.monotonic() - begin - 2
+
+    found: list[list[float]] = [[], []]
+
+    def wait(event: threading.Event, late: list[float]) -> None:
+        late.extend(lateness(event) for _ in range(3))
+
+    events = Alarm(pipe[0], nobody), threading.Event()
+    threads = [threading.Thread(target=wait, args=one) for one in zip(events, found, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert min(found[0]) < min(found[1]) + 0.001
+
+
+def test_who_is_woken_up_all_the_time_hears_of_it(pipe: tuple[int, int]) -> None:
+    """What can be read is told of in a wait that is over at once, as it is in a busy scheduler."""
+    read: list[bytes] = []
+    made = Alarm(pipe[0], lambda: read.append(os.read(pipe[0], 1)))
+    os.write(pipe[1], b"..")
+    made.set()
+    assert made.wait()
+    made.clear()
+    assert not made.wait(0)
+    assert len(read) == 2
+
+
 def test_what_can_be_read_is_told_of(pipe: tuple[int, int]) -> None:
     """What is told is called in the thread that waits, as often as there is something, and not after the end."""
     told: list[threading.Thread] = []

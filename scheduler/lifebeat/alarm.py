@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LONGEST = 900.0
 _SELECTABLE = 1024
 _PAUSE = 1.0
+# The system may end a wait for descriptors late by a thousandth; the end of a wait is the event's own, which is exact.
+_SLACK = 0.002
+_FINE = 0.002
 _Known: Any = BlockingScheduler  # APScheduler ships no types
 _LOOP = _Known._main_loop  # noqa: SLF001 - how a scheduler waits, which is all that is known of it here
 
@@ -67,15 +70,21 @@ class Alarm(threading.Event):
 
     def wait(self, timeout: float | None = None) -> bool:
         until = math.inf if timeout is None else time.monotonic() + timeout
+        self._listen(0.0)  # a scheduler that is woken up again and again hears of it too
         while not self.is_set():
             left = max(until - time.monotonic(), 0.0)
-            try:
-                self._select(left)
-            except (OSError, ValueError):
-                super().wait(min(left, _PAUSE))
-            if not left:
+            coarse = left * (1 - _SLACK) - _FINE
+            if coarse <= 0:
+                super().wait(left)
                 break
+            self._listen(coarse)
         return self.is_set()
+
+    def _listen(self, seconds: float) -> None:
+        try:
+            self._select(seconds)
+        except (OSError, ValueError):
+            super().wait(min(seconds, _PAUSE))
 
     def _select(self, seconds: float) -> None:
         attended = self._attended
