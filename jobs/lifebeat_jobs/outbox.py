@@ -732,14 +732,14 @@ def _begin(connection: Connection) -> None:
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + patience / 1000
     connection.execute("PRAGMA busy_timeout = 0")
-    while True:
+    for attempt in itertools.count(1):
         try:
             connection.execute("BEGIN IMMEDIATE")
             break
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise
-        time.sleep(random.uniform(_POLL / 10, _POLL))  # noqa: S311 - no secret
+        time.sleep(random.uniform(0.1, 1) * min(_POLL, attempt * _POLL / 8))  # noqa: S311 - no secret
     connection.execute(f"PRAGMA busy_timeout = {patience}")
 
 
