@@ -54,6 +54,7 @@ class Registry:
         self._executor = DaemonExecutor()
         self._store = Store()
         self._jobs: dict[str, dict[str, Any]] = {}
+        self._hold: Any = None
 
     def listen(self) -> None:
         """Follow the scheduler's life from here on."""
@@ -65,6 +66,7 @@ class Registry:
     def unlisten(self) -> None:
         """Leave the scheduler as if nothing had ever been there."""
         self._scheduler.remove_listener(self._on_event)
+        self._let_go_of_hub()
         if self._scheduler.running:
             self._scheduler.remove_jobstore(ALIAS)
             self._scheduler.remove_executor(ALIAS, shutdown=False)
@@ -195,12 +197,29 @@ class Registry:
             self._on_started()
         elif event.code == EVENT_SCHEDULER_SHUTDOWN:
             self._jobs.clear()
+            self._let_go_of_hub()
             self._on_stopped()
         elif event.alias in {None, ALIAS} and self._scheduler.running:
             for job_id in list(self._jobs):  # a host that removes its own jobs does not mean these
                 self._register(job_id)
 
+    def _hold_hub(self) -> None:
+        """Keep gevent from giving up, while its scheduler waits for a lock that one of our threads has just now."""
+        if self._hold is None and type(self._scheduler).__module__.rpartition(".")[2] == "gevent":
+            import gevent  # noqa: PLC0415 - only on its own scheduler
+
+            hub: Any = gevent.get_hub()
+            self._hold = hub.loop.async_()
+            self._hold.start(lambda: None)
+
+    def _let_go_of_hub(self) -> None:
+        if self._hold is not None:
+            self._hold.stop()
+            self._hold.close()
+            self._hold = None
+
     def _on_started(self) -> None:
+        self._hold_hub()
         _add_plugin(self._scheduler.add_executor, self._executor)
         _add_plugin(self._scheduler.add_jobstore, self._store)
         self._started()
