@@ -22,7 +22,7 @@ import requests
 from posthog import request
 
 from lifebeat_jobs.connections import Adapter, Connections
-from lifebeat_jobs.delivery import Answer
+from lifebeat_jobs.delivery import OK, Answer
 from lifebeat_jobs.privacy import Machine, leak_in
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 sdk: Any = request  # what it holds has changed over the versions, and so have its types
 CONNECT_TIMEOUT = 10.0
-OK = 200
 REDIRECTED = range(300, 400)
 _PATH = "/batch/"
 _MOST_READ = 1 << 16

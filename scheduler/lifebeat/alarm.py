@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.blocking import BlockingScheduler
 
+from lifebeat.watch import LONGEST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Leave = Callable[[Callable[[], None]], None]
 
-# Who waits for something to be told looks all the same, four times an hour, in case that something was not told.
-LONGEST = 900.0
 _SELECTABLE = 1024
 _PAUSE = 1.0
 # The system may end a wait for descriptors late by a thousandth; the end of a wait is the event's own, which is exact.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Attend = Callable[[int, Callable[[], None]], Leave | None]
 
 INTERVAL = 1.0
-_LONGEST = 900.0  # who is told looks all the same, in case that something was not
+LONGEST = 900.0  # who is told looks all the same, in case that something was not
 _SETTLED = 0.05  # seconds without a change, after which an editor is taken to have written all of it
 _UNSETTLED = 20  # times that something else was written meanwhile, after which it is looked at all the same
 _MOST_LINKS = 40
@@ -185,7 +185,7 @@ class Watch:
                 self._keep_looking()
                 return
             self.look()  # what changed before it was watched
-            if inotify.wait(woken, INTERVAL if shared else _LONGEST):
+            if inotify.wait(woken, INTERVAL if shared else LONGEST):
                 for _ in range(_UNSETTLED):
                     if self._stop.is_set() or not inotify.wait(woken, _SETTLED):
                         break
