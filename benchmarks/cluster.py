@@ -12,7 +12,7 @@ from pathlib import Path
 
 from measure import Side, once
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from postgresql import PostgreSQL
 
 # Counted in the database by the worker's own end, so that both sides are measured by the same eye.
@@ -73,9 +73,9 @@ import sys
 sys.path.insert(0, os.getcwd())
 import noop
 noop.count = count
-from lifebeat.invocation import life_of
-from lifebeat.cli import parser
-from lifebeat.host import Host
+from lifebeat.cli.invocation import life_of
+from lifebeat.cli.main import parser
+from lifebeat.host.host import Host
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)
 logging.getLogger("procrastinate").setLevel(logging.CRITICAL)

@@ -24,7 +24,7 @@ from fleet_light import Tally, simulated
 from fleet_scenario import BEGINNING, DAY, HOUR, MINUTE, Scenario, instance_id
 from fleet_whole import differences
 
-from lifebeat.schedule import SECOND, instants_of
+from lifebeat.schedule.instants import SECOND, instants_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

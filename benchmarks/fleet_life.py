@@ -5,27 +5,29 @@ from __future__ import annotations
 import logging
 import random
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet_scenario import BEGINNING, Scenario, Step, instance_id
 
-from lifebeat import jobfile
-from lifebeat.context import JobContext
+from lifebeat import installation
+from lifebeat.context import Consent, JobContext
 from lifebeat.engines.apscheduler import LocalEngine
-from lifebeat.layers import ConfigSource
-from lifebeat.schedule import SECOND, Instants, instants_of, to_datetime
+from lifebeat.jobfile import reader as jobfile
+from lifebeat.registration.triggers import InstantTrigger
+from lifebeat.schedule.instants import SECOND, Instants, instants_of, to_datetime
+from lifebeat.settings.layers import ConfigSource
 from lifebeat.testing import telemetry_allowed
-from lifebeat.triggers import InstantTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from lifebeat.engines import Claim
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.presence import Presence
-    from lifebeat.settings import Settings
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.once.files import Presence
+    from lifebeat.settings.table import Settings
 
 NEVER = float("inf")
 
@@ -74,12 +76,15 @@ class World:
             job_id="fleet",
             instant=now,
             started_at=now,
+            uptime=timedelta(0),
             settings=settings,
+            instance_id=installation.known_id(settings, directory),
             config_dir=directory,
             state_dir=directory,
             clock=self.clock,
             logger=self.logger,
             read_settings=lambda: settings,
+            read_consent=lambda: Consent("on", "", ""),
             **told,
         )
 

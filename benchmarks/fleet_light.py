@@ -22,7 +22,7 @@ from lifebeat_jobs.privacy import Machine
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lifebeat.presence import Presence
+    from lifebeat.once.files import Presence
 
 NOBODY = Machine((), frozenset())
 KINDS = ("startup", "heartbeat", "shutdown")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from lifebeat.schedule import spread
+from lifebeat.schedule.instants import spread
 from lifebeat_jobs.delivery import Answer
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fleet_life import Instance, World
 from fleet_light import Light, Tally
 
-from lifebeat.presence import Presence
+from lifebeat.once.files import Presence
 from lifebeat.testing import PostHogServer
 from lifebeat_jobs import boot, telemetry
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 APPLICATION = """
 import signal
 from apscheduler.schedulers.background import BackgroundScheduler
-import lifebeat, lifebeat.lifecycle, lifebeat.presence, lifebeat_jobs.telemetry
+import lifebeat, lifebeat.lifecycle.life, lifebeat.once.files, lifebeat_jobs.telemetry
 
 PROCESSES, SECONDS = int(os.environ["PROCESSES"]), float(os.environ["SECONDS"])
 os.mkdir("config")

@@ -38,7 +38,7 @@ os._exit(0)
 OURS = """
 from apscheduler.schedulers.background import BackgroundScheduler
 from lifebeat import attach
-import work, yaml, lifebeat.lifecycle, lifebeat.triggers
+import work, yaml, lifebeat.lifecycle.life, lifebeat.registration.triggers
 
 scheduler = BackgroundScheduler(timezone="UTC")
 before, start = memory(), time.perf_counter()

@@ -17,16 +17,16 @@ from page import Goal, table
 
 from lifebeat.testing import PostHogServer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from postgresql import PostgreSQL
 
 REPLICAS = """
 import logging, signal
 import lifebeat.engines.procrastinate, lifebeat_jobs.telemetry
 import procrastinate, psycopg
-from lifebeat.cli import parser
-from lifebeat.host import Host
-from lifebeat.invocation import life_of
+from lifebeat.cli.main import parser
+from lifebeat.host.host import Host
+from lifebeat.cli.invocation import life_of
 
 REPLICAS, SECONDS = int(os.environ["REPLICAS"]), float(os.environ["SECONDS"])
 os.mkdir("config")

@@ -38,7 +38,7 @@ OURS = {
     "imports": "import lifebeat",
     "before": 'lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")',
 }
-LOOKING = 'sys.modules["lifebeat.inotify"] = None; import lifebeat'
+LOOKING = 'sys.modules["lifebeat.lifecycle.inotify"] = None; import lifebeat'
 NODE = "{client}\nsetInterval(() => {{}}, 86400000)\n"
 HOUR = 3600.0
 WINDOW, SETTLING = 60.0, 12.0

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 OLDER = (oldest_posthog(), "5.4.0", "6.9.3", "7.14.0")
-WITH_OLDER = ("tests/test_wire.py", "tests/test_life.py", "tests/test_off.py")
-NEED_THE_TREE = ("tests/test_wheel.py", "tests/test_posthog_range.py", "tests/test_checkers.py")
+WITH_OLDER = ("tests/telemetry/test_wire.py", "tests/lifecycle/test_life.py", "tests/telemetry/test_off.py")
+NEED_THE_TREE = ("tests/acceptance/test_wheel.py", "tests/telemetry/test_posthog_range.py", "tests/test_checkers.py")
 PYTEST = ("pytest", "pytest-timeout", "pytest-xdist")
 HOSTS = ("chromadb==1.1.1", "mem0ai")
 

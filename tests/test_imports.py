@@ -14,7 +14,7 @@ import pytest
 import lifebeat
 
 if TYPE_CHECKING:
-    from conftest import Installation
+    from hosts import Installation
 
 SOURCES = Path(lifebeat.__file__).parent
 FOREIGN = {"apscheduler", "posthog", "requests", "tzlocal", "urllib3", "yaml", "lifebeat_jobs"}
@@ -63,7 +63,17 @@ def test_importing_lifebeat_imports_next_to_nothing() -> None:
     assert found & (FOREIGN | HEAVY) == set()
 
 
-@pytest.mark.parametrize("module", ["durations", "schedule", "cron", "layers", "configtext", "settings"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "text.durations",
+        "schedule.instants",
+        "schedule.cron",
+        "settings.layers",
+        "settings.configtext",
+        "settings.table",
+    ],
+)
 def test_importing_the_settings_imports_no_dependency(module: str) -> None:
     """What settings and instants are made of can be had without any dependency, and reads no file of the library."""
     assert imported_by(f"import lifebeat.{module}") & FOREIGN == set()
@@ -160,7 +170,9 @@ def test_nobody_imports_what_sends_early() -> None:
         assert imports(file, early=True) & {"posthog", "requests", "yaml", "sqlite3"} == set(), file.name
 
 
-@pytest.mark.parametrize("module", ["lifecycle", "host", "engines", "engines.apscheduler", "engines.timetable"])
+@pytest.mark.parametrize(
+    "module", ["lifecycle.life", "host.host", "engines", "engines.apscheduler", "engines.timetable"]
+)
 def test_no_engine_is_imported_unless_it_is_used(module: str) -> None:
     """What runs on one machine has nothing of an engine beyond it in memory, and needs none of them installed."""
     program = f"import sys, lifebeat.{module}; print(*sys.modules)"

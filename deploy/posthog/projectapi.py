@@ -26,7 +26,7 @@ ADVICE = {
 Json = dict[str, Any]
 
 
-class Problem(Exception):  # noqa: N818 - it is said to the person who runs this
+class Problem(Exception):
     """Something that the person who runs this has to know."""
 
 

@@ -16,7 +16,7 @@ from lifebeat_jobs.privacy import Machine, leak_in_body, this_machine
 
 if TYPE_CHECKING:
     from lifebeat.context import JobContext
-    from lifebeat.settings import Settings
+    from lifebeat.settings.table import Settings
     from lifebeat_jobs.outbox import Entry, Outbox
 
 BATCH = 1000  # as many as wait by default; each batch is a connection and two syncs of the disk
@@ -56,7 +56,7 @@ Ask = Callable[[list[str], str, str, Machine, float], Answer]
 
 def reach() -> Ask:
     """What sends over the network."""
-    from lifebeat_jobs.posthog import Post  # noqa: PLC0415 - imports the SDK
+    from lifebeat_jobs.posthog import Post
 
     return lambda bodies, key, host, machine, timeout: Post(
         bodies, api_key=key, host=host, machine=machine, timeout=timeout

@@ -32,7 +32,7 @@ from lifebeat.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from lifebeat.settings import Settings
+    from lifebeat.settings.table import Settings
 
 UNKNOWN = "unknown"
 PLATFORMS = ("linux", "darwin", "win32", "cygwin", "freebsd", "openbsd", "netbsd", "sunos", "aix", "android", "ios")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from lifebeat.errors import LifebeatError
-from lifebeat.locks import FileLock
+from lifebeat.storage.locks import FileLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -80,11 +80,11 @@ _REMEDIES = {3: _WRITABLE, 5: _BUSY, 6: _BUSY, 8: _WRITABLE, 13: _SPACE, 14: _WR
 _FULL_DISK = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
-class OutboxUnavailable(LifebeatError):  # noqa: N818 - a state of the machine, mostly a passing one
+class OutboxUnavailable(LifebeatError):
     """The outbox can be neither read nor written now; the message says why and what to do."""
 
 
-class _Broken(Exception):  # noqa: N818 - never leaves this file
+class _Broken(Exception):
     """What is on the disk is not an outbox."""
 
 
@@ -344,7 +344,7 @@ class Outbox:
             return [Entry._make(row) for row in connection.execute(_ENTRIES + which, values)]
 
         def work(connection: Connection) -> list[Entry]:
-            import sqlite3  # noqa: PLC0415 - not where there is no file and so nothing to read
+            import sqlite3
 
             connection.text_factory = str  # in C, for all but damaged texts
             try:
@@ -670,7 +670,7 @@ class _File:
             remedy = _SPACE if error.errno in _FULL_DISK else _WRITABLE
             raise self._unavailable(error.strerror or str(error), remedy) from error
         except Exception as error:
-            import sqlite3  # noqa: PLC0415 - not where there is no file and so nothing to read
+            import sqlite3
 
             code = getattr(error, "sqlite_errorcode", _CONSTRAINT) & 0xFF
             if not isinstance(error, sqlite3.DatabaseError) or code == _CONSTRAINT:
@@ -696,7 +696,7 @@ def _uri(path: Path) -> str:
 
 
 def _connect(database: str, timeout: float) -> Connection:
-    import sqlite3  # noqa: PLC0415 - not before the first event
+    import sqlite3
 
     connection = sqlite3.connect(database, uri=True, timeout=timeout, isolation_level=None)
     connection.text_factory = _text
@@ -727,7 +727,7 @@ def _in_transaction(connection: Connection, work: Callable[[Connection], _T], ac
 
 def _begin(connection: Connection) -> None:
     """Begin to write, or try again soon: in SQLite's own waiting, which grows to 100 ms, others are faster for ever."""
-    import sqlite3  # noqa: PLC0415 - as above
+    import sqlite3
 
     (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + patience / 1000

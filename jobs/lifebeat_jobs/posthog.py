@@ -81,7 +81,7 @@ class Session(requests.Session):
         return None
 
     def _look_at(self, request: requests.PreparedRequest) -> None:
-        import gzip  # noqa: PLC0415 - only for this look
+        import gzip
 
         data: Any = request.body
         text = (gzip.decompress(data) if request.headers.get("Content-Encoding") == "gzip" else data).decode()
@@ -179,7 +179,7 @@ def _is_json(body: bytes) -> bool:
 
 def _told(response: requests.Response, body: bytes) -> requests.Response:
     """What the SDK is given of an answer, with nothing more to be read from the network."""
-    import io  # noqa: PLC0415 - only for this
+    import io
 
     told = requests.Response()
     told.status_code, told.headers, told.raw = response.status_code, response.headers, io.BytesIO(body)

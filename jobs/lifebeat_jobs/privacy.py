@@ -56,7 +56,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """What there is to find out about this machine without asking the network."""
-    import socket  # noqa: PLC0415 - only a process that sends needs it
+    import socket
 
     host = socket.gethostname()
     names = [("the host name", host), ("the host name", host.partition(".")[0])]
@@ -69,7 +69,7 @@ def this_machine() -> Machine:
 def _user_names() -> Iterator[str]:
     """Who runs this, by the system and by the environment, which need not agree."""
     with contextlib.suppress(ImportError, KeyError):  # a user without an entry has no name
-        import pwd  # noqa: PLC0415 - not on every system
+        import pwd
 
         yield pwd.getpwuid(os.getuid()).pw_name
     for variable in ("LOGNAME", "USER", "USERNAME", "SUDO_USER"):
@@ -77,7 +77,7 @@ def _user_names() -> Iterator[str]:
 
 
 def _addresses() -> Iterator[str]:
-    import socket  # noqa: PLC0415 - only a process that sends needs it
+    import socket
 
     for path in Path("/sys/class/net").glob("*/address"):
         yield _read(path).strip().lower()

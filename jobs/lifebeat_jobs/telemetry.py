@@ -17,9 +17,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import statedir
+from lifebeat import installation
 from lifebeat.errors import LifebeatError
-from lifebeat_jobs import boot, events, identity, privacy
+from lifebeat.storage import state_dir as statedir
+from lifebeat_jobs import boot, events, privacy
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lifebeat.context import JobContext
-    from lifebeat.settings import Settings
+    from lifebeat.settings.table import Settings
 
 FILE_NAME = "outbox.sqlite3"
 DELIVERY = "telemetry:delivery"  # no job in a job file can have that ID
@@ -102,7 +103,7 @@ def _deadline(context: JobContext) -> float | None:
 
 
 def _now(context: JobContext) -> datetime:
-    from lifebeat.schedule import SECOND, to_datetime  # noqa: PLC0415
+    from lifebeat.schedule.instants import SECOND, to_datetime
 
     return to_datetime(int(context.clock.time() * SECOND))
 
@@ -113,7 +114,7 @@ def _record(context: JobContext, kind: type[events.Event], more: dict[str, Any],
         return False
     outbox = open_outbox(context, create=True)
     _give_notice(context, outbox, settings)
-    instance_id = identity.instance_id(context)
+    instance_id = installation.make_id(settings, context.config_dir, context.state_dir)
     if instance_id is None:
         if outbox.note_once("no-id", str(context.clock.time())):
             context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
@@ -145,7 +146,7 @@ def _give_notice(context: JobContext, outbox: Outbox, settings: Settings) -> Non
 
 
 def _spoken(settings: Settings) -> str:
-    from lifebeat.durations import format_duration  # noqa: PLC0415
+    from lifebeat.text.durations import format_duration
 
     return format_duration(settings.heartbeat_interval)
 
@@ -180,7 +181,7 @@ def _deliver_in_background(context: JobContext) -> None:
 
 def _deliver(context: JobContext) -> None:
     """Deliver what is due, and let the scheduler come back for the rest."""
-    from lifebeat_jobs.delivery import Delivery, may_send, until_next_attempt  # noqa: PLC0415 - not on the start path
+    from lifebeat_jobs.delivery import Delivery, may_send, until_next_attempt
 
     outbox = open_outbox(context)
     try:
@@ -208,7 +209,7 @@ def _flush(
     all_waiting: bool,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    from lifebeat_jobs.delivery import Delivery  # noqa: PLC0415 - not on the start path
+    from lifebeat_jobs.delivery import Delivery
 
     outbox = open_outbox(context)
     while True:
@@ -230,7 +231,7 @@ def flush(context: JobContext, timeout: timedelta | None, progress: Callable[[in
 
 def withdrawn(context: JobContext) -> None:
     """Telemetry was turned off: what waits is not sent, now or later."""
-    from lifebeat_jobs.delivery import withdraw  # noqa: PLC0415 - not on the start path
+    from lifebeat_jobs.delivery import withdraw
 
     settings = context.read_settings()
     if settings.opted_out:
@@ -239,7 +240,7 @@ def withdrawn(context: JobContext) -> None:
 
 def status(context: JobContext) -> dict[str, Any]:
     """What an operator wants to know."""
-    from lifebeat_jobs.delivery import next_attempt  # noqa: PLC0415 - not on the start path
+    from lifebeat_jobs.delivery import next_attempt
 
     settings, outbox = context.read_settings(), open_outbox(context)
     waiting = outbox.waiting()
@@ -248,7 +249,7 @@ def status(context: JobContext) -> dict[str, Any]:
         "reason": settings.reason,
         "host": settings.host,
         "api_key": "set" if settings.api_key else "none: nothing is sent, events stay in the local ledger",
-        "instance_id": identity.known_id(context),
+        "instance_id": context.instance_id,
         "state_dir": None if context.state_dir is None else str(context.state_dir),
         "waiting": waiting.count,
         "waiting_since": waiting.since,
@@ -259,7 +260,7 @@ def status(context: JobContext) -> dict[str, Any]:
 
 def preview(context: JobContext, name: str | None = None) -> list[str]:
     """The exact events that would be sent now, without sending or keeping anything; also while telemetry is off."""
-    known = identity.known_id(context) or str(uuid.uuid4())
+    known = context.instance_id or str(uuid.uuid4())
     shared = events.surroundings(context.settings, known)
     now = _now(context)
     hours, days = events.hours_and_days(now - context.started_at)

@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
     """The names that bring more along are imported when they are asked for."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415 - this is the late import
+    import importlib
 
     value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
     return value

@@ -2,6 +2,6 @@
 
 import sys
 
-from lifebeat.cli import main
+from lifebeat.cli.main import main
 
 sys.exit(main())

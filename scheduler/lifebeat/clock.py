@@ -1,28 +1,73 @@
-"""Time as an argument: everything that asks for the time asks a clock that it was given."""
+"""Time as an argument: everything that needs the time is given a clock."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Protocol
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_LENGTHS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time on both clocks, so that a length is right although the wall clock was set.
+
+    Attributes:
+        wall: Seconds since the Unix epoch, as the wall clock said then.
+        boot: Seconds since the machine booted, sleep included.
+        boot_id: The boot that ``boot`` counts from; ``None`` where boots have no name.
+    """
+
+    wall: float
+    boot: float
+    boot_id: str | None
 
 
 class Clock(Protocol):
     """Where the time comes from."""
 
     def time(self) -> float:
-        """Seconds since the Unix epoch; may jump."""
+        """Return seconds since the Unix epoch, for instants and timestamps. May jump; never take a difference of it."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some start; never goes back. For deadlines."""
+        """Return seconds since the machine booted, sleep included. For deadlines, ages and uptimes."""
+        ...
+
+    def boot_id(self) -> str | None:
+        """Return the name of this boot, ``None`` where boots have none."""
         ...
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's own clocks."""
 
     def time(self) -> float:
         return time.time()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_LENGTHS)
+
+    def boot_id(self) -> str | None:
+        try:
+            with open(_BOOT_ID, encoding="ascii") as file:  # noqa: PTH123 - pathlib is not for the start path
+                return file.read().strip() or None
+        except (OSError, ValueError):
+            return None
+
+
+def now(clock: Clock) -> Moment:
+    """Return the present moment on both clocks."""
+    return Moment(clock.time(), clock.monotonic(), clock.boot_id())
+
+
+def seconds_since(moment: Moment, clock: Clock) -> float:
+    """Return how long ago a moment was, in seconds, never less than zero.
+
+    Boot time tells within one boot. After a reboot only the wall clock can.
+    """
+    if moment.boot_id is not None and moment.boot_id == clock.boot_id():
+        return max(clock.monotonic() - moment.boot, 0.0)
+    return max(clock.time() - moment.wall, 0.0)

@@ -7,16 +7,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import layers
 from lifebeat.clock import SystemClock
 from lifebeat.handle import Lifebeat
-from lifebeat.registry import handle_of
+from lifebeat.registration.registry import handle_of
+from lifebeat.settings import layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lifebeat.engines import Engine
-    from lifebeat.lifecycle import Lifecycle
+    from lifebeat.lifecycle.life import Lifecycle
 
 
 def attach(
@@ -85,7 +85,7 @@ def attach_on(
     )
 
     def make_life() -> Lifecycle:
-        from lifebeat.lifecycle import Lifecycle  # noqa: PLC0415 - not while there is nothing to do
+        from lifebeat.lifecycle.life import Lifecycle
 
         logger = logging.getLogger("lifebeat")
         return Lifecycle(source, allow=allow, clock=SystemClock(), logger=logger, make_engine=make_engine)
@@ -109,7 +109,7 @@ def _attach(scheduler: Any, handle: Lifebeat, *, signals: bool) -> Lifebeat:
         return attached
     handle.attach()
     if signals:
-        from lifebeat.signals import stop_on_sigterm  # noqa: PLC0415 - only for hosts that ask
+        from lifebeat.lifecycle.signals import stop_on_sigterm
 
         stop_on_sigterm(handle.stop_scheduler)
     return handle

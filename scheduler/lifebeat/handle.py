@@ -7,15 +7,15 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from lifebeat.executor import on_event_loop
-from lifebeat.registry import Registry
+from lifebeat.registration.executor import on_event_loop
+from lifebeat.registration.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.layers import ConfigSource
-    from lifebeat.lifecycle import Lifecycle
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.settings.layers import ConfigSource
 
 
 class Lifebeat:
@@ -152,7 +152,7 @@ class Lifebeat:
         settings, source = self._source.read(), self._source
         if not settings.opted_out or self._has_own_jobs():
             return False
-        from lifebeat import statedir  # noqa: PLC0415 - only to see whether anything waits
+        from lifebeat.storage import state_dir as statedir
 
         found = statedir.state_dir(
             setting=settings.state_dir,
@@ -166,7 +166,7 @@ class Lifebeat:
         return self._source.job_file.exists() or self._source.overlay is not None
 
     def _offered(self, name: str, *, only_enabled: bool = False) -> list[Callable[..., Any]]:
-        from lifebeat.lifecycle import offers  # noqa: PLC0415 - only for those who ask
+        from lifebeat.lifecycle.life import offers
 
         return offers([spec for spec in self._life.load().specs if _is_meant(spec, only_enabled)], name)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conftest import eventually
+from hosts import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from conftest import eventually
+from hosts import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from conftest import Installation
+    from hosts import Installation
 
 
 # Root without any capability is a user as others are, and can run a Python that is in root's home.

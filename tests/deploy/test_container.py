@@ -17,10 +17,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from artifacts import ROOT, run
-from conftest import end
-from lifebeat.durations import parse_duration
-from lifebeat.host import JOB_GRACE
-from lifebeat.settings import BY_NAME, KEYS
+from hosts import end
+from lifebeat.host.host import JOB_GRACE
+from lifebeat.settings.table import BY_NAME, KEYS
+from lifebeat.text.durations import parse_duration
 
 if TYPE_CHECKING:
     from packaging.markers import Marker
@@ -170,7 +170,7 @@ def test_trial_settings_reach_the_receiver() -> None:
 
 def test_receiver_prints_what_it_gets(tmp_path: Path) -> None:
     """The receiver takes a host's events through its own port, prints each, is healthy, and ends at SIGTERM."""
-    import urllib.request  # noqa: PLC0415
+    import urllib.request
 
     command = (sys.executable, HERE / "receiver.py")
     process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -13,7 +13,7 @@ import pytest
 
 import hogql
 from artifacts import ROOT
-from conftest import Installation, end, eventually
+from hosts import Installation, end, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path

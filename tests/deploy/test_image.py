@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 
 from artifacts import ROOT, run
 from builder import Builder, Image, find_init, make_base
-from conftest import eventually
 from container import Container, Network, required
+from hosts import eventually
 from lifebeat.testing import PostHogServer
 from lifebeat.version import __version__
 from test_container import CONTAINERFILE, GRACE, HERE, PROJECT, USER, locked

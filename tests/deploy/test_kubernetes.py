@@ -16,13 +16,13 @@ from artifacts import ROOT
 from kubelet import mount, variables
 from kustomize import KUBERNETES, OVERLAYS, REPLICAS, build, container, data, objects, one, pod
 from lifebeat import __version__
-from lifebeat.host import JOB_GRACE, STOP_MARGIN
-from lifebeat.settings import BY_NAME
+from lifebeat.host.host import JOB_GRACE, STOP_MARGIN
+from lifebeat.settings.table import BY_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Installation
+    from hosts import Installation
 
 SCHEMAS = ("1.33", "1.37")
 EXAMPLE = "secret.example.yaml"

@@ -6,10 +6,10 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from conftest import DEADLINE, Installation, end, eventually
+from hosts import DEADLINE, Installation, end, eventually
 from kubelet import Pod, bring, mount
 from kustomize import REPLICAS, container, data, pod
-from lifebeat.watch import Watch
+from lifebeat.lifecycle.watch import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -149,8 +149,8 @@ def test_what_is_in_it(built: dict[str, bytes], tmp_path: Path) -> None:
 
 def test_the_bill_of_materials(built: dict[str, bytes]) -> None:
     """The bill fits the schema of CycloneDX, and names the wheel and each locked dependency with its hashes."""
-    from cyclonedx.schema import SchemaVersion  # noqa: PLC0415 - only here
-    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415 - only here
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
 
     text = built[f"lifebeat-{__version__}.cdx.json"].decode()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None

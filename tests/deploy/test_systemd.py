@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from artifacts import ROOT
-from conftest import DEADLINE, end, eventually
-from lifebeat.durations import parse_duration
-from lifebeat.host import JOB_GRACE, STOP_MARGIN
-from lifebeat.invocation import NO_START, USAGE
-from lifebeat.locks import held
-from lifebeat.settings import BY_NAME, KEYS
+from hosts import DEADLINE, end, eventually
+from lifebeat.cli.invocation import NO_START, USAGE
+from lifebeat.host.host import JOB_GRACE, STOP_MARGIN
+from lifebeat.settings.table import BY_NAME, KEYS
+from lifebeat.storage.locks import held
 from lifebeat.testing import telemetry_allowed
+from lifebeat.text.durations import parse_duration
 from test_notify import Manager
 
 if TYPE_CHECKING:

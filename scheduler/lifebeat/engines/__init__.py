@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lifebeat.engines.postgres import Installation
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.lifecycle import Lifecycle
-    from lifebeat.roster import Arrival
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.once.claims import Arrival
+    from lifebeat.schedule.instants import Instants
 
 Claim = Callable[[], bool]
 Run = Callable[[datetime, Claim], None]
 """Run a job for its instant, if the claim holds; the claim is asked last, when nothing else can prevent the run."""
 
 
-class EngineUnavailable(LifebeatError):  # noqa: N818 - it says what is so, as the built-in names do
+class EngineUnavailable(LifebeatError):
     """The engine's server cannot be reached; what the application shares waits until it can."""
 
 
@@ -120,16 +120,16 @@ def installation(environ: Mapping[str, str]) -> Installation | None:
     if environ.get("LIFEBEAT_ENGINE", "").strip() != "procrastinate" or not database:
         return None
     _on_postgresql(database, "environment (LIFEBEAT_ENGINE)")
-    from lifebeat.engines.postgres import Installation  # noqa: PLC0415 - only with this engine
+    from lifebeat.engines.postgres import Installation
 
     return Installation(database)
 
 
 def _on_postgresql(database: str, where: str) -> Callable[[Lifecycle], Engine]:
     try:
-        import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+        import psycopg.conninfo
 
-        from lifebeat.engines.procrastinate import ProcrastinateEngine  # noqa: PLC0415 - only with this engine
+        from lifebeat.engines.procrastinate import ProcrastinateEngine
     except ImportError as error:
         raise _fault(
             where, f"'procrastinate' is not installed ({error}): pip install 'lifebeat[procrastinate]'"

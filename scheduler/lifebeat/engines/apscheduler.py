@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lifebeat.errors import LifebeatError
-from lifebeat.schedule import SECOND, to_datetime, to_instant
+from lifebeat.schedule.instants import SECOND, to_datetime, to_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from lifebeat.clock import Clock
     from lifebeat.engines import Run
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.presence import Arrival, Presence
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.once.files import Arrival, Presence
+    from lifebeat.schedule.instants import Instants
 
 T = TypeVar("T")
 AT_ONCE = timedelta(0)

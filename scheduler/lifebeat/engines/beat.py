@@ -22,7 +22,7 @@ from lifebeat.engines.celery import TASK, attachment_of
 from lifebeat.engines.guest import Timers
 from lifebeat.engines.redis import DAY, Agreement, Claim
 from lifebeat.engines.timetable import Due, Timetable
-from lifebeat.schedule import MICROSECOND, SECOND
+from lifebeat.schedule.instants import MICROSECOND, SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from lifebeat.engines import Run
     from lifebeat.engines.celery import Attachment
     from lifebeat.engines.redis import Shared
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.lifecycle import Lifecycle
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.schedule.instants import Instants
 
 STANDBY = 1.0
 LOOK_EVERY = 1.0

@@ -12,12 +12,12 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import layers
 from lifebeat.clock import SystemClock
 from lifebeat.embedding import attach_on
 from lifebeat.engines.timetable import Due
 from lifebeat.errors import ConfigError, Problem
-from lifebeat.schedule import SECOND
+from lifebeat.schedule.instants import SECOND
+from lifebeat.settings import layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from lifebeat.engines.redis import Outage, Shared
     from lifebeat.engines.worker import WorkerEngine
     from lifebeat.handle import Lifebeat
-    from lifebeat.lifecycle import Lifecycle
-    from lifebeat.presence import Presence
-    from lifebeat.watch import Watch
+    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.lifecycle.watch import Watch
+    from lifebeat.once.files import Presence
 
 TASK = "lifebeat.run"
 SCHEDULER = "lifebeat.engines.beat:Scheduler"
@@ -127,9 +127,9 @@ class Attachment:
         allow: Sequence[str] = (),
         clock: Clock | None = None,
     ) -> None:
-        from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - only with an engine
+        from apscheduler.schedulers.background import BackgroundScheduler
 
-        from lifebeat.engines.worker import Began  # noqa: PLC0415 - only with this engine
+        from lifebeat.engines.worker import Began
 
         self.app = app
         self.clock = clock or SystemClock()
@@ -162,9 +162,9 @@ class Attachment:
             self._scheduler.shutdown(wait=False)
 
     def _make_engine(self, life: Lifecycle) -> Engine:
-        from lifebeat.engines.apscheduler import LocalEngine  # noqa: PLC0415 - only in workers
-        from lifebeat.engines.guest import Timers  # noqa: PLC0415 - only in workers
-        from lifebeat.engines.worker import WorkerEngine  # noqa: PLC0415 - only in workers
+        from lifebeat.engines.apscheduler import LocalEngine
+        from lifebeat.engines.guest import Timers
+        from lifebeat.engines.worker import WorkerEngine
 
         house = LocalEngine(
             Timers(),
@@ -205,7 +205,7 @@ class Attachment:
 
     def make_child_engine(self, life: Lifecycle) -> WorkerEngine:
         """The engine of a process of the pool."""
-        from lifebeat.engines.worker import WorkerEngine  # noqa: PLC0415 - only in workers
+        from lifebeat.engines.worker import WorkerEngine
 
         return WorkerEngine(life, self.shared, began=self._began, house=None, patience=self.resend_after / SECOND)
 
@@ -213,7 +213,7 @@ class Attachment:
 
     def make_guest(self, make_engine: Callable[[Lifecycle], Engine], *, watching: bool) -> Guest:
         """A life of the shared jobs."""
-        from lifebeat.engines.guest import Guest  # noqa: PLC0415 - not in processes that only send tasks
+        from lifebeat.engines.guest import Guest
 
         logger = logging.getLogger("lifebeat")
         return Guest(
@@ -238,7 +238,7 @@ class Attachment:
     @cached_property
     def shared(self) -> Shared:
         """What all processes share."""
-        from lifebeat.engines.redis import Shared  # noqa: PLC0415 - not in processes that only send tasks
+        from lifebeat.engines.redis import Shared
 
         return Shared(self.redis, self._prefix())
 
@@ -250,7 +250,7 @@ class Attachment:
     def redis(self) -> Any:
         """RedBeat's client, without its endless patience."""
         if self._client is None:
-            import redbeat.schedulers  # noqa: PLC0415 - not in processes that only send tasks
+            import redbeat.schedulers
 
             schedulers: Any = redbeat.schedulers  # which ships no types
             client = schedulers.get_redis(self.app)
@@ -259,7 +259,7 @@ class Attachment:
 
     def outage(self) -> Outage:
         """Who says that Redis is away."""
-        from lifebeat.engines.redis import Outage  # noqa: PLC0415 - not in processes that only send tasks
+        from lifebeat.engines.redis import Outage
 
         return Outage(logging.getLogger("lifebeat"))
 
@@ -272,8 +272,8 @@ class _Child:
     """A process of a worker's pool: knows the shared jobs, and looks at their file now and then."""
 
     def __init__(self, attachment: Attachment) -> None:
-        from lifebeat.engines.guest import Timers  # noqa: PLC0415 - not in processes that only send tasks
-        from lifebeat.watch import Watch  # noqa: PLC0415 - not in processes that only send tasks
+        from lifebeat.engines.guest import Timers
+        from lifebeat.lifecycle.watch import Watch
 
         engines: list[WorkerEngine] = []
 
@@ -306,7 +306,7 @@ class _House:
     def find(self) -> Presence | None:
         """It; ``None`` where it cannot be kept."""
         if self._found is None and (state := self._life.state_dir(create=True)) is not None:
-            from lifebeat.presence import Presence  # noqa: PLC0415 - only for jobs that the application shares
+            from lifebeat.once.files import Presence
 
             self._found = Presence(state, clock=self._life.clock)
         return self._found
@@ -331,8 +331,8 @@ def _define_task(app: Any, run: Callable[[Sequence[tuple[str, int]]], None]) -> 
 
 def _follow(app: Any, attachment: Attachment) -> None:
     """Be told of the life of workers. It begins when the pool's children are forked, and needs no broker."""
-    import celery.bootsteps  # noqa: PLC0415 - only with this engine
-    import celery.signals  # noqa: PLC0415 - only with this engine
+    import celery.bootsteps
+    import celery.signals
 
     step: Any = celery.bootsteps.StartStopStep
     signals: Any = celery.signals
@@ -363,7 +363,7 @@ def _follow(app: Any, attachment: Attachment) -> None:
 
 
 def _check_beat(scheduler: Any) -> None:
-    from lifebeat.engines.beat import Scheduler  # noqa: PLC0415 - only in beat
+    from lifebeat.engines.beat import Scheduler
 
     if not isinstance(scheduler, Scheduler):
         logging.getLogger("lifebeat").warning(

@@ -7,15 +7,15 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.engines.timetable import Due, Timetable
-from lifebeat.schedule import SECOND
+from lifebeat.schedule.instants import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lifebeat.clock import Clock
     from lifebeat.engines.postgres import Installation
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.schedule.instants import Instants
 
 TASK = "lifebeat.run"
 LOOK_EVERY = 3.0
@@ -130,7 +130,7 @@ class Dispatch:
             upkeep.cancel()
 
     async def _send(self, app: Any) -> None:
-        assert self._changed is not None  # noqa: S101 - made by `run`
+        assert self._changed is not None
         self._changed.clear()
         unseen, self._unseen = self._unseen, []
         due = self._timetable.due(self._now())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from lifebeat.lifecycle import Lifecycle
-from lifebeat.schedule import AtShutdown, AtStart
+from lifebeat.lifecycle.life import Lifecycle
+from lifebeat.schedule.instants import AtShutdown, AtStart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
 
-    from lifebeat.jobfile import JobFile, JobSpec
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobFile, JobSpec
+    from lifebeat.schedule.instants import Instants
 
 
 class Guest(Lifecycle):
@@ -40,7 +40,7 @@ class Timers:
 
     def add_once(self, job_id: str, delay: timedelta, run: Callable[[datetime], None]) -> None:
         """Run something once, after ``delay``; a second call under the same name replaces the first."""
-        from datetime import UTC, datetime  # noqa: PLC0415 - for an annotation above
+        from datetime import UTC, datetime
 
         self.remove(job_id)
         timer = threading.Timer(delay.total_seconds(), lambda: run(datetime.now(tz=UTC)))

@@ -46,7 +46,7 @@ ELSE procrastinate_finish_job_v1(id, become::procrastinate_job_status, become = 
 End = Literal["succeeded", "failed", "todo"]
 
 
-class NotHere(Exception):  # noqa: N818 - it says what is so
+class NotHere(Exception):
     """This process cannot run the job; another may."""
 
 

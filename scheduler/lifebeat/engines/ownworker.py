@@ -158,7 +158,7 @@ class OwnWorker:
 
 def make_worker(app: procrastinate.App, queue: str, retire: Callable[[], None]) -> Worker:
     """A worker that says when it takes nothing more, which is before its last run has ended."""
-    import procrastinate.worker  # noqa: PLC0415 - only with this engine
+    import procrastinate.worker
 
     class Retiring(procrastinate.worker.Worker):
         async def _shutdown(self, side_tasks: list[asyncio.Task[Any]]) -> None:
@@ -179,8 +179,8 @@ def make_worker(app: procrastinate.App, queue: str, retire: Callable[[], None]) 
 
 def make_app(database: str) -> procrastinate.App:
     """A Procrastinate app on that database; it says within seconds that the database is not there."""
-    import procrastinate  # noqa: PLC0415 - only with this engine
-    import psycopg_pool  # noqa: PLC0415 - only with this engine
+    import procrastinate
+    import psycopg_pool
 
     class Impatient(psycopg_pool.AsyncConnectionPool[Any]):
         async def open(self, wait: bool = False, timeout: float = OPENING) -> None:  # noqa: ASYNC109 - as it was

@@ -1,6 +1,6 @@
 """What the processes of an installation share in PostgreSQL: who is in, the instance ID, the run.
 
-The same algorithm as with file locks on one machine (``lifebeat.presence``), with advisory locks that belong to a
+The same algorithm as with file locks on one machine (``lifebeat.once.files``), with advisory locks that belong to a
 session: the server drops them when a process dies. Everything lies in the connection's current schema, and so do the
 locks' names: two applications in one database have a schema each.
 """
@@ -14,7 +14,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.engines import EngineUnavailable
-from lifebeat.roster import Arrival
+from lifebeat.once.claims import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -227,7 +227,7 @@ class Installation:
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[psycopg.Connection[Any]]:
-        import psycopg  # noqa: PLC0415 - only with this engine
+        import psycopg
 
         with self._lock:
             try:
@@ -242,7 +242,7 @@ class Installation:
                 raise EngineUnavailable(f"PostgreSQL: {str(error).strip().splitlines()[0] or error!r}") from error
 
     def _connected(self) -> psycopg.Connection[Any]:
-        import psycopg  # noqa: PLC0415 - only with this engine
+        import psycopg
 
         if self._connection is None or self._connection.closed:
             if self.is_closed:
@@ -278,14 +278,14 @@ class Installation:
 
 def _options_of(conninfo: str) -> str:
     """What the operator gave, and ours before it so that theirs win."""
-    import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+    import psycopg.conninfo
 
     given = psycopg.conninfo.conninfo_to_dict(conninfo).get("options")
     return f"{_OPTIONS} {given}" if given else _OPTIONS
 
 
 def _wanted(conninfo: str) -> dict[str, Any]:
-    import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+    import psycopg.conninfo
 
     given = psycopg.conninfo.conninfo_to_dict(conninfo)
     return {name: value for name, value in _CONNECTING.items() if name not in given}

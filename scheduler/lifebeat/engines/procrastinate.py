@@ -22,7 +22,7 @@ from lifebeat.engines.inhand import InHand, NotHere, NotNow, Row
 from lifebeat.engines.ownworker import OwnWorker, make_app
 from lifebeat.engines.postgres import Installation
 from lifebeat.errors import ConfigError, LifebeatError, Problem
-from lifebeat.schedule import MICROSECOND, SECOND, to_datetime
+from lifebeat.schedule.instants import MICROSECOND, SECOND, to_datetime
 
 if TYPE_CHECKING:
     import os
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from lifebeat.engines import Run
     from lifebeat.handle import Lifebeat
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.lifecycle import Lifecycle
-    from lifebeat.roster import Arrival
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.once.claims import Arrival
+    from lifebeat.schedule.instants import Instants
 
 T = TypeVar("T")
 QUEUE = "lifebeat"
@@ -220,7 +220,7 @@ class ProcrastinateEngine:
                 "the database has no tables of Procrastinate, and shared jobs wait; make them: procrastinate schema "
                 "--apply"
             )
-        from procrastinate.schema import SchemaManager  # noqa: PLC0415 - only where there are no tables
+        from procrastinate.schema import SchemaManager
 
         connection.execute(SchemaManager.get_schema().encode())
 
@@ -394,9 +394,9 @@ def attach(
     Raises:
         ConfigError: The host's own jobs in the job file have a fault, or the database cannot be told from the app.
     """
-    from apscheduler.schedulers.background import BackgroundScheduler  # noqa: PLC0415 - only with this engine
+    from apscheduler.schedulers.background import BackgroundScheduler
 
-    from lifebeat.embedding import attach_on  # noqa: PLC0415 - only with this engine
+    from lifebeat.embedding import attach_on
 
     conninfo = _checked(database) if database else _conninfo_of(app)
     engines: list[ProcrastinateEngine] = []
@@ -491,7 +491,7 @@ def _current(engines: list[ProcrastinateEngine]) -> ProcrastinateEngine:
 
 
 def _checked(database: str) -> str:
-    import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+    import psycopg.conninfo
 
     try:
         psycopg.conninfo.conninfo_to_dict(database)
@@ -505,7 +505,7 @@ def _checked(database: str) -> str:
 def _conninfo_of(app: procrastinate.App) -> str:
     """The database of the app's connector."""
     given: dict[str, Any] = getattr(app.connector, "_pool_args", {})
-    import psycopg.conninfo  # noqa: PLC0415 - only with this engine
+    import psycopg.conninfo
 
     try:
         return psycopg.conninfo.make_conninfo(given["conninfo"], **given.get("kwargs", {}))
@@ -525,7 +525,7 @@ def _register(app: Any, queue: str, run: Callable[[Row, str, int], None], logger
 
 def retry_of(logger: logging.Logger) -> BaseRetryStrategy:
     """Another process is to try, for a minute; whoever is only busy may be so for longer."""
-    from procrastinate import BaseRetryStrategy, RetryDecision  # noqa: PLC0415 - only with this engine
+    from procrastinate import BaseRetryStrategy, RetryDecision
 
     tried = _Tried()
 

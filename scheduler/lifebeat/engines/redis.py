@@ -12,16 +12,16 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import siblings
 from lifebeat.engines import EngineUnavailable
 from lifebeat.engines.timetable import Due
-from lifebeat.schedule import SECOND
+from lifebeat.once import processes as siblings
+from lifebeat.schedule.instants import SECOND
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Generator, Iterable, Mapping
 
-    from lifebeat.lifecycle import Lifecycle
+    from lifebeat.lifecycle.life import Lifecycle
 
 DAY = 86_400
 KEPT_LONGEST = 60 * DAY
@@ -172,7 +172,7 @@ class Shared:
 
     @contextlib.contextmanager
     def _asking(self) -> Generator[Any]:
-        from redis.exceptions import RedisError  # noqa: PLC0415 - only with this engine
+        from redis.exceptions import RedisError
 
         try:
             yield self._connect()

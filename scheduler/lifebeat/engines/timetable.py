@@ -7,13 +7,13 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from lifebeat.schedule import MICROSECOND
+from lifebeat.schedule.instants import MICROSECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.schedule.instants import Instants
 
 
 class Due(NamedTuple):

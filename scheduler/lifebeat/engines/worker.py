@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from lifebeat.engines import EngineUnavailable
 from lifebeat.engines.claims import Claims
 from lifebeat.engines.redis import DAY, KEPT_LONGEST, Agreement, Claim, Shared
-from lifebeat.roster import Arrival
-from lifebeat.schedule import MICROSECOND, SECOND, to_datetime
+from lifebeat.once.claims import Arrival
+from lifebeat.schedule.instants import MICROSECOND, SECOND, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from lifebeat.engines import Run
     from lifebeat.engines.apscheduler import LocalEngine
     from lifebeat.engines.timetable import Due
-    from lifebeat.jobfile import JobSpec
-    from lifebeat.lifecycle import Lifecycle
-    from lifebeat.schedule import Instants
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.schedule.instants import Instants
 
 JOIN_TIMEOUT = 1.0
 PASS_ON = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """A clock that stands still until it is told to move.
+    """A clock that stands still until a test moves it.
 
     Args:
         epoch: The wall-clock time at the start, in seconds since the Unix epoch; by default 2026-01-01T00:00:00Z.
@@ -13,14 +13,19 @@ class FakeClock:
     def __init__(self, epoch: float = 1_767_225_600.0) -> None:
         self._time = epoch
         self._monotonic = 1000.0
+        self._boot = 1
 
     def time(self) -> float:
-        """Seconds since the Unix epoch."""
+        """Return seconds since the Unix epoch."""
         return self._time
 
     def monotonic(self) -> float:
-        """Seconds since some start."""
+        """Return seconds since the machine booted."""
         return self._monotonic
+
+    def boot_id(self) -> str:
+        """Return the name of this boot."""
+        return f"boot-{self._boot}"
 
     def advance(self, seconds: float) -> None:
         """Let time pass, on both clocks.
@@ -34,5 +39,11 @@ class FakeClock:
         self._monotonic += seconds
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward or, with a negative number, back; the monotonic clock goes on as it was."""
+        """Set the wall clock forward or, with a negative number, back; boot time goes on as it was."""
         self._time += seconds
+
+    def reboot(self, seconds: float = 0.0) -> None:
+        """Begin another boot, ``seconds`` of wall time later."""
+        self._time += seconds
+        self._monotonic = 0.0
+        self._boot += 1

@@ -102,7 +102,7 @@ class PostHogServer(Arrivals):
             personal_api_key: The key that its callers have to give.
         """
         if self._project is None:
-            from lifebeat.testing.project import Project  # noqa: PLC0415 - only for scripts of maintainers
+            from lifebeat.testing.project import Project
 
             self._project = made = Project(number, personal_api_key)
             for method in ("GET", "POST", "PATCH"):

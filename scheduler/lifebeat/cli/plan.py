@@ -1,0 +1,106 @@
+"""The plan of one deployment, as people and programs see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.cli import console
+from lifebeat.cli.upcoming import Run, in_words, upcoming
+from lifebeat.settings.table import KEYS
+from lifebeat.text.durations import format_duration
+
+if TYPE_CHECKING:
+    from lifebeat.errors import Problem
+    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.lifecycle.life import Lifecycle
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one deployment runs.
+
+    Attributes:
+        deployment: Its name; ``None`` for none.
+        specs: The jobs without a fault, in the order of the file.
+        seed: What phases and jitter are made from.
+        problems: Everything that is wrong, in settings and jobs.
+        secrets: The values that must not be shown.
+        engine: What runs the jobs that the application shares.
+    """
+
+    deployment: str | None
+    specs: tuple[JobSpec, ...]
+    seed: str
+    problems: tuple[Problem, ...] = ()
+    secrets: frozenset[str] = frozenset()
+    engine: str = "apscheduler"
+
+
+def read(life: Lifecycle, engine: str = "apscheduler") -> Plan:
+    """The plan as config says it now, on an engine."""
+    settings, found = life.source.read(), life.load()
+    secrets = frozenset(str(settings.value(key.name)) for key in KEYS if key.secret and settings.value(key.name))
+    problems = tuple(dict.fromkeys((*settings.problems, *found.problems)))
+    return Plan(life.source.deployment, found.specs, life.find_seed(), problems, secrets, engine)
+
+
+def told(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:
+    """Each job with its next runs, for programs."""
+    return [
+        {
+            "job": spec.id,
+            "run": spec.run,
+            "when": _when(spec),
+            "enabled": spec.enabled,
+            "once": spec.once,
+            "jitter": format_duration(spec.jitter),
+            "next": [run_told(run) for run in upcoming(spec, plan.seed, now, count, plan.engine)],
+        }
+        for spec in plan.specs
+    ]
+
+
+def run_told(run: Run) -> dict[str, str | None]:
+    """One run for programs: ISO 8601 in UTC, and as the job's time zone writes it."""
+    return {
+        "instant": to_second(run.instant),
+        "starts": to_second(run.starts),
+        "latest": to_second(run.latest),
+        "local": run.instant.isoformat(timespec="seconds"),
+        "clocks": run.clocks or None,
+    }
+
+
+def to_second(moment: Any) -> str:
+    """A moment in UTC in ISO 8601, to the second."""
+    from datetime import UTC
+
+    return str(moment.astimezone(UTC).isoformat(timespec="seconds"))
+
+
+def shown(plan: Plan, now: float, count: int) -> str:
+    """A table with a line for each run; columns that nothing stands in are left out."""
+    headings = ("job", "when", "once per", "next runs (UTC)", "jitter until", "local time", "", "runs")
+    lines = [line for spec in plan.specs for line in _lines(spec, upcoming(spec, plan.seed, now, count, plan.engine))]
+    kept = [n for n in range(len(headings)) if any(line[n] for line in lines) or n in {0, 1, 2, 3, 7}]
+    return console.table([headings[n] for n in kept], [[line[n] for n in kept] for line in lines])
+
+
+def _when(spec: JobSpec) -> str:
+    return in_words(spec) if spec.enabled else f"{in_words(spec)} (off)"
+
+
+def _lines(spec: JobSpec, runs: list[Run]) -> list[tuple[str, ...]]:
+    times = [_times(spec, run) for run in runs] or [("-", "", "", "")]
+    first, *others = times
+    return [
+        (spec.id, _when(spec), spec.once, *first, spec.run),
+        *(("", "", "", *other, "") for other in others),
+    ]
+
+
+def _times(spec: JobSpec, run: Run) -> tuple[str, str, str, str]:
+    window = f"{run.latest:%H:%M:%S}" if spec.jitter else ""
+    local = f"{run.instant:%a %H:%M %z}" if run.instant.tzname() != "UTC" else ""
+    return f"{run.starts:%Y-%m-%d %H:%M:%S}", window, local, f"* {run.clocks}" if run.clocks else ""

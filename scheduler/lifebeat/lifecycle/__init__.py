@@ -1,0 +1,1 @@
+"""Start, run, stop: one process's part in the life of an application."""

@@ -1,0 +1,1 @@
+"""Whose an instant is, among the processes of one application."""

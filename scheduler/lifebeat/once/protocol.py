@@ -1,0 +1,105 @@
+"""One way to be once: every process fires on its own clock, and a claim says whose an instant is.
+
+The processes of one machine claim in the state directory (``once.files``), those of several machines with the engine
+they share (``lifebeat.engines``). All pass the same conformance suite, ``tests/once/conformance.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lifebeat.errors import LifebeatError
+
+if TYPE_CHECKING:
+    from lifebeat.clock import Moment
+
+RunInstant = Callable[[str, int], None]
+"""Run a job (its ID) for an instant (microseconds since the epoch), in the calling thread; raises what the job does."""
+
+
+class Unavailable(LifebeatError):
+    """The coordinator cannot be reached now; nothing was decided, ask again."""
+
+
+class CannotCoordinate(LifebeatError):
+    """Processes cannot be coordinated here, so each reports for itself; asking again later may work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A run of the application that ended without anybody reporting its end.
+
+    Attributes:
+        run: The random ID of that run.
+        started: When its first process joined.
+        left: When its last process left.
+    """
+
+    run: str
+    started: Moment
+    left: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a process learned when it joined.
+
+    Attributes:
+        first: Nobody else is in: the application starts with this process.
+        started: When the application's first process joined.
+        run: The random ID of this run of the application.
+        unfinished: An earlier run whose end is still to be reported, given to one process only; ``None`` for none.
+    """
+
+    first: bool
+    started: Moment
+    run: str
+    unfinished: Unfinished | None = None
+
+
+class Coordinator(Protocol):
+    """What the processes of one application agree on. Methods are called from any thread.
+
+    Every method raises ``Unavailable`` where its server or file cannot be used now.
+    """
+
+    def start(self, run: RunInstant) -> None:
+        """Get ready; runs that an engine's queue brings to this process are given to ``run``. Returns at once."""
+        ...
+
+    def join(self, timeout: float) -> Joined:
+        """Join the application within ``timeout`` seconds; a process that is in already gets the same answer."""
+        ...
+
+    def agree(self, candidate: str) -> str:
+        """Return the value that all processes agree on for the instance ID: the candidate if there was none."""
+        ...
+
+    def claim(self, job_id: str, instant: int) -> bool:
+        """Claim an instant, and return whether the caller is to run it now.
+
+        False if it is somebody else's, or if the claim has put it into an engine's queue, whose worker runs it.
+        """
+        ...
+
+    def end(self, job_id: str, instant: int) -> None:
+        """Note that a claimed run has ended, so that nobody repeats it."""
+        ...
+
+    def latest(self, job_id: str) -> int | None:
+        """Return the latest instant claimed for a job; ``None`` if none ever was."""
+        ...
+
+    def drain(self, timeout: float) -> bool:
+        """Begin no more runs and wait for those that an engine brought here; return whether all have ended."""
+        ...
+
+    def leave(self, timeout: float) -> bool:
+        """Leave the application within ``timeout`` seconds; return whether this was the last process."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and threads; returns at once."""
+        ...

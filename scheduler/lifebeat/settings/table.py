@@ -1,0 +1,307 @@
+"""The one table of settings: keys, kinds, defaults and help. Validation, help, docs and schema are made from it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from lifebeat.text import durations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lifebeat.errors import Problem
+
+TRUE = frozenset({"true", "1", "yes", "on"})
+FALSE = frozenset({"false", "0", "no", "off"})
+
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+
+
+class Kind(NamedTuple):
+    """A kind of value.
+
+    Attributes:
+        name: What it is called in the documents.
+        allowed: What may be written, in words.
+        parse: Turns what was written (text, bool, number) into the value; ``ValueError`` says why not.
+        schema: The same rule as a JSON Schema fragment, for editors.
+    """
+
+    name: str
+    allowed: str
+    parse: Callable[[Any], Any]
+    schema: dict[str, Any]
+
+
+def parse_bool(value: Any) -> bool:
+    """Read a boolean: true/false/1/0/yes/no/on/off in any case."""
+    word = str(value).strip().lower() if isinstance(value, (bool, str, int)) else ""
+    if word in TRUE:
+        return True
+    if word in FALSE:
+        return False
+    raise ValueError("is not a boolean; it takes true or false (or 1/0, yes/no, on/off)")
+
+
+def is_off(value: Any) -> bool:
+    """Whether what was written for a boolean says off."""
+    return str(value).strip().lower() in FALSE
+
+
+def _parse_text(value: Any) -> str:
+    if isinstance(value, (bool, dict, list)) or not str(value).strip():
+        raise ValueError("is not a text")
+    text = str(value).strip()
+    if len(text) > 200 or not text.isprintable():  # noqa: PLR2004
+        raise ValueError("is not a text of at most 200 printable characters")
+    return text
+
+
+def _parse_url(value: Any) -> str:
+    try:
+        parts = urlsplit(value if isinstance(value, str) else "")
+        valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        parts, valid = urlsplit(""), False
+    if not valid:
+        raise ValueError("is not a URL; it takes one such as https://us.i.posthog.com")
+    if "@" in parts.netloc or "?" in value or "#" in value:
+        raise ValueError("must not hold a user, a query or a fragment; it takes a URL such as https://us.i.posthog.com")
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ValueError("must not hold spaces or letters outside ASCII")
+    if not _AUTHORITY.fullmatch(parts.netloc):
+        raise ValueError("does not name a host; it takes a URL such as https://us.i.posthog.com")
+    return str(value).rstrip("/")
+
+
+def _parse_uuid(value: Any) -> str:
+    try:
+        parsed = uuid.UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError("is not a UUID; remove the line and a new one is made") from None
+    if parsed.int == 0:
+        raise ValueError("is the UUID of all zeros, which PostHog refuses; remove the line and a new one is made")
+    return str(parsed)
+
+
+def _parse_duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        if not timedelta(0) < value <= durations.LONGEST:
+            raise ValueError("must be longer than no time and at most ten years")
+        return value
+    if isinstance(value, (bool, dict, list)):
+        raise ValueError(f"is not a duration; it takes {durations.ALLOWED}")  # noqa: TRY004 - one kind of refusal
+    return durations.parse_duration(str(value))
+
+
+def _parse_timeout(value: Any) -> timedelta:
+    timeout = _parse_duration(value)
+    if timeout > timedelta(seconds=60):
+        raise ValueError("is longer than 60s; a stop must not wait longer than that")
+    return timeout
+
+
+def _parse_count(value: Any) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,11}", text):
+        raise ValueError("is not a whole number from 1 up")
+    return int(text)
+
+
+_DURATION_SCHEMA: dict[str, Any] = {"type": "string", "pattern": durations.PATTERN}
+BOOLEAN = Kind(
+    "boolean",
+    "true or false (or 1/0, yes/no, on/off, in any case)",
+    parse_bool,
+    {
+        "anyOf": [
+            {"type": "boolean"},
+            {"enum": [0, 1]},
+            {"type": "string", "pattern": "^(?i:true|false|1|0|yes|no|on|off)$"},
+        ]
+    },
+)
+TEXT = Kind("text", "a text of at most 200 characters", _parse_text, {"type": ["string", "number"]})
+URL = Kind("URL", "an http or https URL", _parse_url, {"type": "string", "pattern": "^https?://"})
+UUID = Kind("UUID", "a UUID", _parse_uuid, {"type": "string", "format": "uuid"})
+DURATION = Kind("duration", durations.ALLOWED, _parse_duration, _DURATION_SCHEMA)
+TIMEOUT = Kind("duration", "a duration of at most 60s, such as 2s or 500ms", _parse_timeout, _DURATION_SCHEMA)
+COUNT = Kind("number", "a whole number from 1 up", _parse_count, {"type": "integer", "minimum": 1})
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting.
+
+    Attributes:
+        name: Its name in files.
+        kind: What it takes.
+        default: Its value where nothing is said; ``None`` for none.
+        help: What it means, for people.
+        secret: Whether it is masked where it is shown.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    secret: bool = False
+
+    @property
+    def attribute(self) -> str:
+        """Its name in code."""
+        return _snake(self.name).removeprefix("telemetry_")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return _snake(self.name).upper()
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+KEYS: tuple[Key, ...] = (
+    Key(
+        "telemetryEnabled",
+        BOOLEAN,
+        True,
+        "Whether anything may be recorded and sent. Off at any layer means off.",
+    ),
+    Key(
+        "telemetryApiKey",
+        TEXT,
+        None,
+        "The PostHog project key. Without one nothing is sent; events stay in the local ledger.",
+        secret=True,
+    ),
+    Key(
+        "telemetryHost",
+        URL,
+        "https://us.i.posthog.com",
+        "The PostHog that receives the events: any region, or one that you host yourself.",
+    ),
+    Key(
+        "telemetryInstanceId",
+        UUID,
+        None,
+        "The random ID of this installation. Made on the first start that may send, and written back to the config "
+        "file; derived from nothing.",
+    ),
+    Key(
+        "telemetryHeartbeatInterval",
+        DURATION,
+        timedelta(hours=24),
+        "The time from one heartbeat to the next.",
+    ),
+    Key(
+        "telemetryShutdownTimeout",
+        TIMEOUT,
+        timedelta(seconds=2),
+        "The longest that a stop waits for the last events, by the clock on the wall, DNS included.",
+    ),
+    Key(
+        "telemetryStateDir",
+        TEXT,
+        None,
+        "Where the outbox lives. None: `$STATE_DIRECTORY` under systemd, else the config directory, else a directory "
+        "below `~/.local/state` where config is read-only.",
+    ),
+    Key(
+        "telemetryOutboxEvents",
+        COUNT,
+        1000,
+        "How many events may wait; beyond that the oldest is dropped, and the ledger says so.",
+    ),
+    Key(
+        "telemetryOutboxBytes",
+        COUNT,
+        5 * 1024 * 1024,
+        "How many bytes of events may wait; beyond that the oldest is dropped, and the ledger says so.",
+    ),
+    Key(
+        "telemetryOutboxAge",
+        DURATION,
+        timedelta(days=30),
+        "How long an event may wait; after that it is dropped, and the ledger says so.",
+    ),
+    Key("appName", TEXT, None, "The application's name: for log lines and the fallback directory; never sent."),
+    Key("appVersion", TEXT, None, "The application's version, sent as `app_version`."),
+    Key("releaseVersion", TEXT, None, "The release that is running, sent as `release`; `appVersion` where not given."),
+)
+BY_NAME: dict[str, Key] = {key.name: key for key in KEYS}
+
+
+class Said(NamedTuple):
+    """What one layer said about one key.
+
+    Attributes:
+        layer: The layer, as a person would find it: a file, or ``environment (TELEMETRY_HOST)``.
+        value: The value; ``None`` where it was not valid.
+        written: What was written.
+    """
+
+    layer: str
+    value: Any
+    written: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The merged settings; each value has its sources in ``said``.
+
+    Attributes:
+        said: For each key's name what each layer said, lowest first.
+        decided_by: For each key's name the layer whose value counts.
+        problems: What is wrong in any layer. While there are any, telemetry is held: nothing is made or sent.
+        opted_out: Whether somebody said off, as against settings that cannot be read.
+    """
+
+    enabled: bool
+    api_key: str | None
+    host: str
+    instance_id: str | None
+    heartbeat_interval: timedelta
+    shutdown_timeout: timedelta
+    state_dir: str | None
+    outbox_events: int
+    outbox_bytes: int
+    outbox_age: timedelta
+    app_name: str | None
+    app_version: str | None
+    release_version: str | None
+    said: dict[str, tuple[Said, ...]] = field(default_factory=dict[str, tuple[Said, ...]], hash=False)
+    decided_by: dict[str, str] = field(default_factory=dict[str, str], hash=False)
+    problems: tuple[Problem, ...] = ()
+    opted_out: bool = False
+
+    def value(self, name: str) -> Any:
+        """The value of the key that is called ``name`` in files."""
+        return getattr(self, BY_NAME[name].attribute)
+
+    @property
+    def reason(self) -> str:
+        """Why telemetry is on or off, and who said so."""
+        if self.enabled:
+            return f"on (telemetryEnabled: {self.decided_by['telemetryEnabled']})"
+        if self.opted_out:
+            return f"off ({self.decided_by['telemetryEnabled']})"
+        return f"off until the settings can be read ({self.problems[0]})"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine only."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

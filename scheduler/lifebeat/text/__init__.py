@@ -1,0 +1,1 @@
+"""Text to nodes: every key and value knows its place."""

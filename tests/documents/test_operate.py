@@ -1,0 +1,231 @@
+"""``docs/operate.md``: every log line is explained there, and what it says of moving and cloning is so."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hosts import Installation, end, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lifebeat.testing import PostHogServer
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/operate.md"
+SOURCES = [*(ROOT / "scheduler/lifebeat").rglob("*.py"), *(ROOT / "jobs/lifebeat_jobs").rglob("*.py")]
+OURS = [path for path in SOURCES if "testing" not in path.parts]
+LEVELS = {
+    "info": "info", "log": "info", "warning": "warning", "say_once": "warning", "_say_once": "warning",
+    "_warn": "warning", "_turn": "warning", "error": "error", "exception": "error",
+}  # fmt: skip
+PRINTED = {"telemetrycommands", "invocation"}
+SPOKEN_BY_A_LOGGER = {"info", "log", "warning", "error", "exception"}
+
+
+def said() -> set[tuple[str, str]]:
+    """Every line that the program can log: its level and its text, with ``…`` for what differs."""
+    return {one for path in OURS for one in said_in(path)}
+
+
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """What a module consists of."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+def said_in(path: Path) -> Iterator[tuple[str, str]]:
+    for node in nodes_of(path):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+            name = node.func.attr
+            if name in SPOKEN_BY_A_LOGGER and "logger" not in ast.unparse(node.func.value).lower():
+                continue
+            words = node.args if name in SPOKEN_BY_A_LOGGER else node.args[-1:]
+            text = next((text_of(one) for one in words if text_of(one)), "…")
+            if not node_passes_on(path, node):
+                yield LEVELS[name], text
+
+
+def node_passes_on(path: Path, node: ast.Call) -> bool:
+    """Whether a call hands on a line that is collected where it is made."""
+    return ast.unparse(node.args[-1]) == "message" and path.stem in {"lifecycle", "delivery"}
+
+
+def reasons() -> set[str]:
+    """What an error says that a line passes on; config's have a page of their own, and commands print theirs."""
+    nodes = [node for path in OURS if path.stem not in PRINTED for node in nodes_of(path)]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    kinds = {"LifebeatError"}
+    for _ in range(3):  # as deep as classes of errors may be
+        kinds |= {one.name for one in classes if kinds & set(map(ast.unparse, one.bases))}
+    makers = kinds - {"ConfigError", "ConfigNotWritable"} | {"self._unavailable"}
+    calls = [one for one in nodes if isinstance(one, ast.Call) and one.args and ast.unparse(one.func) in makers]
+    return {text for one in calls if re.search(r"\w", text := text_of(one.args[0]))}
+
+
+def text_of(node: ast.expr) -> str:
+    """A message's own words."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%(?:[sr]|\.\df)", "…", node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(one.value) if isinstance(one, ast.Constant) else "…" for one in node.values)
+    return ""
+
+
+def explained() -> set[tuple[str, str]]:
+    """The lines of the page's table."""
+    return set(re.findall(r"^\| (\w+) \| `(.+?)` \|", PAGE.read_text(), re.MULTILINE))
+
+
+def section(heading: str) -> str:
+    """A section of the page."""
+    return PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def commands(name: str) -> str:
+    """The commands of the page that are run here, by the name in the comment above them."""
+    found = re.search(
+        rf"<!-- run by tests/documents/test_operate.py: {name} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL
+    )
+    assert found is not None
+    return found.group(1)
+
+
+def test_every_log_line_is_explained() -> None:
+    """The table has every line that the program can say, at its level, and none that it cannot."""
+    assert said() - explained() == set()
+    assert explained() - said() == set()
+
+
+def test_every_reason_is_explained() -> None:
+    """So is every reason that an error of ours gives and a line passes on."""
+    table = set(re.findall(r"^\| `(.+?)` \| [^|]+ \|$", section("What each log line means"), re.MULTILINE))
+    assert reasons() - table == set()
+    assert table - reasons() == set()
+
+
+def test_a_new_line_would_be_noticed(tmp_path: Path) -> None:
+    """Lines are found in whatever way they are said; what only hands one on is not taken for one."""
+    source = tmp_path / "module.py"
+    source.write_text(
+        "logger.info('one %s', 1)\n"
+        "self.logger.error('%s; two', problem)\n"
+        "context.logger.log(20 if shown else 30, 'three')\n"
+        "life.say_once('key', f'four {error}')\n"
+        "life.say_once('key', str(error))\n"
+        "self._warn(f'five {name} ' 'and more')\n"
+        "print('not logged')\n"
+    )
+    assert list(said_in(source)) == [
+        ("info", "one …"),
+        ("error", "…; two"),
+        ("info", "three"),
+        ("warning", "four …"),
+        ("warning", "…"),
+        ("warning", "five … and more"),
+    ]
+
+
+def test_the_bounds_that_it_names() -> None:
+    """The bounds of the outbox are the defaults."""
+    from lifebeat.settings.table import BY_NAME
+
+    assert BY_NAME["telemetryOutboxEvents"].default == 1000
+    assert BY_NAME["telemetryOutboxBytes"].default == 5 * 1024 * 1024
+    assert BY_NAME["telemetryOutboxAge"].default.days == 30
+
+
+def live(installation: Installation, receiver: PostHogServer) -> str:
+    """Run the application once; the ID that it sent with."""
+    before = len(receiver.events)
+    process = installation.lifebeat("run")
+    eventually(lambda: len(receiver.events) > before)
+    end(process)
+    sent = receiver.events[before:]
+    assert [event["event"] for event in sent] == ["startup", "shutdown"]
+    [found] = {str(event["distinct_id"]) for event in sent}
+    return found
+
+
+def copied(installation: Installation, to: Path) -> Installation:
+    """The same directories on another machine."""
+    copy = Installation(to, installation.receiver)
+    for name in ("config", "state"):
+        shutil.rmtree(copy.directory / name, ignore_errors=True)
+        if (installation.directory / name).exists():
+            shutil.copytree(installation.directory / name, copy.directory / name)
+    return copy
+
+
+def follow(installation: Installation, name: str, state: str = "config") -> str:
+    """Copy the page's commands into a shell, as its reader does."""
+    environ = installation.environ()
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ.get('PATH', os.defpath)}"
+    script = commands(name).replace("STATE=config", f"STATE={state}")
+    command, place = ["sh", "-eu", "-c", script], installation.directory
+    done = subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def machine(tmp_path: Path, name: str) -> Path:
+    """A place for another machine's directories."""
+    place = tmp_path / name
+    place.mkdir()
+    return place
+
+
+def test_a_move_stays_the_same(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
+    """With its directories taken along it is the same installation; so is an image that was not cleaned."""
+    first = live(installation, receiver)
+    assert live(copied(installation, machine(tmp_path, "moved")), receiver) == first
+
+
+def test_a_copy_that_is_another(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
+    """After the page's commands a copy of one that runs is an installation of its own, and both stay what they are."""
+    process = installation.lifebeat("run")
+    [started] = eventually(lambda: receiver.events)
+    copy = copied(installation, machine(tmp_path, "copy"))
+    end(process)
+    follow(copy, "copy")
+    second = live(copy, receiver)
+    assert second != started["distinct_id"]
+    assert live(copy, receiver) == second
+
+
+def test_a_golden_image(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
+    """Cleaned as the page says, what is made from an image are installations of their own."""
+    first = live(installation, receiver)
+    assert re.search(r"^instance id +-$", follow(installation, "image"), re.MULTILINE)
+    machines = [live(copied(installation, machine(tmp_path, name)), receiver) for name in ("one", "two")]
+    assert len({first, *machines}) == 3
+
+
+def test_an_image_with_its_state_elsewhere(installation: Installation, receiver: PostHogServer) -> None:
+    """The commands hold where the ID is kept as state, too."""
+    state = installation.directory / "state"
+    state.mkdir()
+    (state / "instance-id").write_text("6c62b5ae-9d3c-4f4e-a9ab-8c1f4d1f0e52\n")
+    installation.write(telemetryStateDir="../state")
+    assert live(installation, receiver) == "6c62b5ae-9d3c-4f4e-a9ab-8c1f4d1f0e52"
+    assert "instance id    -" in follow(installation, "image", state="state")
+    assert list(state.iterdir()) == []
+
+
+def test_erased(installation: Installation, receiver: PostHogServer) -> None:
+    """After the page's commands nothing of the old installation is left, and it stays off."""
+    first = live(installation, receiver)
+    assert installation.run("setconfig", "telemetryEnabled", "false")[0] == 0
+    follow(installation, "erase")
+    assert [path.name for path in installation.config.iterdir()] == ["config.json"]
+    assert first not in (installation.config / "config.json").read_text()
+    assert json.loads((installation.config / "config.json").read_text())["telemetryEnabled"] is False

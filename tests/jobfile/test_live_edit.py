@@ -1,0 +1,150 @@
+"""A job file that is edited while its jobs run: what was not touched is not moved, and no mistake takes effect."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
+
+import lifebeat
+from hosts import eventually
+from lifebeat.text.durations import parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from lifebeat.context import JobContext
+
+JOBS = 1000
+BUSY = 20
+runs: Counter[tuple[str, datetime]] = Counter()
+_gate = threading.Lock()
+
+
+def work(context: JobContext) -> None:
+    """A host's job: counts its runs by their instants."""
+    with _gate:
+        runs[context.job_id, context.instant] += 1
+
+
+def plan(size: int = JOBS) -> dict[str, str]:
+    """A host's jobs and their intervals; some of them run all the time."""
+    return {f"job{number}": "100ms" if number < BUSY else f"{24 * (number + 10)}h" for number in range(size)}
+
+
+def write(directory: Path, jobs: dict[str, str]) -> None:
+    """Save the job file as an editor does: under another name, and then over the old one."""
+    entries = (
+        f"  {name}: {{run: test_live_edit:work, every: {every}, misfire_grace: 10s}}\n" for name, every in jobs.items()
+    )
+    new = directory / "jobs.new"
+    new.write_text("jobs:\n" + "".join(entries))
+    new.replace(directory / "jobs.yaml")
+
+
+class Host:
+    """A scheduler with the jobs of a directory's job file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.scheduler: Any = BackgroundScheduler()
+        self.handle = lifebeat.attach(
+            self.scheduler,
+            config_dir=directory,
+            allow=["test_live_edit"],
+            enabled=False,
+            app_name="notes",
+            app_version="1",
+        )
+        self.scheduler.start()
+
+    def next_runs(self) -> dict[str, datetime]:
+        """When each job runs next."""
+        return {job.name: job.next_run_time for job in self.scheduler.get_jobs()}
+
+    def intervals(self) -> dict[str, float]:
+        """The intervals that are registered, in seconds, measured on the triggers themselves."""
+        found: dict[str, float] = {}
+        for job in self.scheduler.get_jobs():
+            first = job.trigger.get_next_fire_time(None, job.next_run_time)
+            found[job.name] = (job.trigger.get_next_fire_time(first, first) - first).total_seconds()
+        return found
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host whose thousand jobs are running."""
+    write(tmp_path, plan())
+    made = Host(tmp_path)
+    yield made
+    made.scheduler.shutdown()
+
+
+def seconds(jobs: dict[str, str]) -> dict[str, float]:
+    """The intervals of a plan in seconds."""
+    return {name: parse_duration(every).total_seconds() for name, every in jobs.items()}
+
+
+def test_one_of_a_thousand(host: Host) -> None:
+    """A changed interval of one job leaves the next runs of the others as they are, to the microsecond."""
+    quiet = [f"job{number}" for number in range(BUSY, JOBS) if number != 500]
+    before, ran = host.next_runs(), runs.total()
+    edited = plan() | {"job500": "7h"}
+    write(host.directory, edited)
+    eventually(lambda: host.intervals()["job500"] == 7 * 3600, timeout=2.5)
+    after = host.next_runs()
+    assert [name for name in quiet if after[name] != before[name]] == []
+    assert host.intervals() == seconds(edited)
+    eventually(lambda: runs.total() >= ran + BUSY)
+
+
+def test_two_hundred_edits(host: Host) -> None:
+    """After 200 edits in quick succession, half of them mistakes, the last plan runs, no job lost and none doubled."""
+    dice = random.Random(200)
+    jobs = plan()
+    for number in range(200):
+        if number % 2:
+            mistake(host.directory, jobs, dice)
+        else:
+            jobs = edited(jobs, number, dice)
+            write(host.directory, jobs)
+        time.sleep(dice.uniform(0, 0.02))  # what is tested is that this does not matter
+    write(host.directory, jobs)
+    eventually(lambda: host.intervals() == seconds(jobs), timeout=10)
+    names = [job.name for job in host.scheduler.get_jobs()]
+    assert sorted(names) == sorted(jobs)
+    ran = by_job()
+    eventually(lambda: all(by_job()[f"job{number}"] > ran[f"job{number}"] for number in range(BUSY)))
+    assert max(runs.values()) == 1
+
+
+def by_job() -> Counter[str]:
+    """How often each job has run."""
+    with _gate:
+        return Counter(name for name, _ in runs)
+
+
+def edited(jobs: dict[str, str], number: int, dice: random.Random) -> dict[str, str]:
+    """Another plan: an interval changed, a job added, or one removed; the busy ones stay as they are."""
+    name = f"job{dice.randrange(BUSY, JOBS)}"
+    if number % 4 == 0:
+        return jobs | {name: f"{dice.randrange(24, 1000)}h"}
+    if number % 6 == 0:
+        return jobs | {f"added{number}": f"{dice.randrange(24, 1000)}h"}
+    return {one: every for one, every in jobs.items() if one != name}
+
+
+def mistake(directory: Path, jobs: dict[str, str], dice: random.Random) -> None:
+    """A file half written, a wrong value, an unknown word, or no YAML at all."""
+    write(directory, jobs)
+    path = directory / "jobs.yaml"
+    text = path.read_text()
+    wrong = [text[: len(text) // 2], text.replace("24", "0", 1), text.replace("every", "evry"), "jobs: {", "\x00"]
+    path.write_text(dice.choice(wrong))

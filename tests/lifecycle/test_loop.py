@@ -1,0 +1,111 @@
+"""An event loop that Lifebeat runs on is not held up: not by its start, not by its jobs, not by its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hosts import DEADLINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hosts import Installation
+    from lifebeat.testing import PostHogServer
+
+BOUND = 20.0
+TRIES = 5
+HOST = """
+    import asyncio, time
+    from apscheduler.schedulers.asyncio import AsyncIOScheduler
+    from lifebeat import attach
+
+    gaps = []
+
+    async def tick():
+        before = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - before - 0.001)
+            before = now
+
+    async def main():
+        ticking = asyncio.create_task(tick())
+        await asyncio.sleep(0.05)
+        scheduler = AsyncIOScheduler()
+        attach(scheduler, app_name="notes", app_version="1.4.2")
+        scheduler.start()
+        await asyncio.sleep(1.0)
+        scheduler.shutdown()
+        await asyncio.sleep(0.3)
+        ticking.cancel()
+
+    asyncio.run(main())
+    print(max(gaps) * 1000)
+"""
+
+
+def healthy(server: PostHogServer) -> None:
+    """A PostHog that answers."""
+    server.resume()
+
+
+def hanging(server: PostHogServer) -> None:
+    """One that takes the request and never answers."""
+    server.hang()
+
+
+def refusing(server: PostHogServer) -> None:
+    """None at all."""
+    server.refuse()
+
+
+def latest_turn(installation: Installation, host: str) -> float:
+    """By how many milliseconds the latest turn of a host's loop was late."""
+    out, err = installation.script(host).communicate(timeout=DEADLINE)
+    assert out, err
+    return float(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("behave", [healthy, hanging, refusing])
+def test_a_loop_is_not_held_up(
+    installation: Installation, receiver: PostHogServer, behave: Callable[[PostHogServer], None]
+) -> None:
+    """No turn of the loop is later than 20 ms, from attach over heartbeats to the stop; the best of five processes.
+
+    The import of PostHog's SDK is among what happens in that time. On a busy machine any turn is late, so beyond the
+    first try what counts is how much later it is than in the same program without Lifebeat.
+    """
+    behave(receiver)
+    installation.write(telemetryHeartbeatInterval="200ms", telemetryShutdownTimeout="1s")
+    worst = [latest_turn(installation, HOST)]
+    while min(worst) > BOUND and len(worst) < TRIES:
+        without = latest_turn(installation, HOST.replace("attach(scheduler, ", "dict("))
+        worst.append(latest_turn(installation, HOST) - without)
+    print(f"{behave.__name__}: the latest turns were late by {', '.join(f'{one:.1f} ms' for one in worst)}")
+    assert min(worst) <= BOUND
+    if behave is healthy:
+        assert receiver.names()[0] == "startup"
+        assert receiver.names()[-1] == "shutdown"
+
+
+def test_nothing_is_lost_by_an_early_end(installation: Installation, receiver: PostHogServer) -> None:
+    """A loop that ends while its start is still under way has its startup and its shutdown all the same."""
+    code = HOST.replace("asyncio.sleep(1.0)", "asyncio.sleep(0)").replace("asyncio.sleep(0.3)", "asyncio.sleep(0)")
+    process = installation.script(code)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, err
+    assert "Traceback" not in out + err
+    assert receiver.names() == ["startup", "shutdown"]
+
+
+def test_no_stop_at_all(installation: Installation, receiver: PostHogServer) -> None:
+    """Nor is anything lost if the application just ends in that moment."""
+    begin, _, _ = HOST.partition("        await asyncio.sleep(1.0)")
+    process = installation.script(begin + "\n    asyncio.run(main())\n")
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, err
+    assert "Traceback" not in out + err
+    assert receiver.names() == ["startup", "shutdown"]

@@ -1,0 +1,394 @@
+"""Jobs on APScheduler: instants, jitter, the executor, and what a running edit leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED
+from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
+from apscheduler.jobstores.memory import MemoryJobStore
+from apscheduler.schedulers.background import BackgroundScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hosts import DEADLINE, eventually
+from lifebeat.jobfile.reader import JobSpec
+from lifebeat.registration.executor import MAX_THREADS
+from lifebeat.registration.registry import ALIAS, Registry, Store
+from lifebeat.registration.triggers import InstantTrigger
+from lifebeat.schedule.instants import SECOND, Every, Grid, Single, jitter_of, to_datetime, to_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HOUR = 3600 * SECOND
+
+
+def nothing(_: Any = None) -> None:
+    """Do nothing."""
+
+
+def no_jitter(_: int) -> int:
+    return 0
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Any]:
+    """A scheduler, stopped afterwards."""
+    made: Any = BackgroundScheduler(timezone="UTC")
+    yield made
+    if made.running:
+        made.shutdown()
+
+
+def registry(scheduler: Any, started: Callable[[], None] = nothing, stopped: Callable[[], None] = nothing) -> Registry:
+    made = Registry(scheduler, started=started, stopped=stopped)
+    made.listen()
+    return made
+
+
+def spec(job_id: str, interval: timedelta = timedelta(hours=1), **more: Any) -> JobSpec:
+    return JobSpec(job_id, "tests:nothing", Every(interval), **more)
+
+
+def fires(trigger: InstantTrigger, start: int, count: int) -> list[int]:
+    found: list[int] = []
+    previous, now = None, to_datetime(start)
+    for _ in range(count):
+        fired = trigger.get_next_fire_time(previous, now)
+        assert fired is not None
+        found.append(to_instant(fired))
+        previous = now = fired
+    return found
+
+
+def test_instants_are_the_grid_whatever_the_start() -> None:
+    """Two schedulers that start at different times fire at the same instants."""
+    grid = Grid(HOUR, 7)
+    first = fires(InstantTrigger(grid, no_jitter, coalesce=True), 10 * HOUR, 10)
+    second = fires(InstantTrigger(grid, no_jitter, coalesce=True), 10 * HOUR + 12345, 10)
+    assert first == [(10 + number) * HOUR + 7 for number in range(10)]
+    assert second == [(11 + number) * HOUR + 7 for number in range(10)]
+
+
+def test_jitter_does_not_accumulate() -> None:
+    """A year of runs with jitter stays within the jitter of its grid, one run for each instant."""
+    jitter = partial(jitter_of, "job", "seed", jitter=timedelta(minutes=50))
+    runs = fires(InstantTrigger(Grid(HOUR), jitter, coalesce=True), 0, 24 * 365)
+    assert [run // HOUR for run in runs] == list(range(runs[0] // HOUR, runs[0] // HOUR + len(runs)))
+    assert max(run % HOUR for run in runs) < 50 * 60 * SECOND
+    assert len({run % HOUR for run in runs}) > 8000
+
+
+def test_a_restart_between_instant_and_run_loses_nothing() -> None:
+    """A process that starts after the instant but before its jittered run still runs it."""
+    jitter = partial(jitter_of, "job", "seed", jitter=timedelta(minutes=50))
+    trigger = InstantTrigger(Grid(HOUR), jitter, coalesce=True)
+    due = 5 * HOUR + jitter(5 * HOUR)
+    again = trigger.get_next_fire_time(None, to_datetime(due - 1))
+    assert again is not None
+    assert to_instant(again) == due
+    assert trigger.instant_of(again) == to_datetime(5 * HOUR)
+
+
+def test_after_a_sleep_straight_to_the_latest() -> None:
+    """A laptop that slept for a year finds the latest instant at once, not after a million steps."""
+    trigger = InstantTrigger(Grid(2 * SECOND), no_jitter, coalesce=True)
+    year = 365 * 24 * HOUR
+    found = trigger.get_next_fire_time(to_datetime(0), to_datetime(year + 1))
+    assert found == to_datetime(year)
+
+
+def test_own_store_and_executor(scheduler: Any) -> None:
+    """Jobs live in a store and an executor of Lifebeat's own, and have IDs that a host's cannot meet."""
+    made = registry(scheduler)
+    scheduler.start()
+    made.add(spec("heartbeat"), Grid(HOUR), no_jitter, nothing)
+    (job,) = scheduler.get_jobs()
+    assert (job.id, job._jobstore_alias, job.executor) == ("lifebeat:heartbeat", ALIAS, ALIAS)
+    assert (job.misfire_grace_time, job.coalesce, job.max_instances) == (None, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("grace", "shown", "outcome"),
+    [(0.05, 1, EVENT_JOB_MISSED), (59.5, 60, EVENT_JOB_EXECUTED), (None, None, EVENT_JOB_EXECUTED)],
+)
+def test_misfire_grace(scheduler: Any, grace: float | None, shown: int | None, outcome: int) -> None:
+    """A run that starts later than it may is left out, by fractions of a second too, as after a pause."""
+    outcomes: list[int] = []
+
+    def hear(event: Any) -> None:
+        outcomes.append(event.code)
+
+    scheduler.add_listener(hear, EVENT_JOB_MISSED | EVENT_JOB_EXECUTED)
+    made = registry(scheduler)
+    scheduler.start(paused=True)
+    due = to_instant(datetime.now(tz=UTC)) + SECOND // 10
+    beat = spec("beat", misfire_grace=None if grace is None else timedelta(seconds=grace))
+    made.add(beat, Single(due), no_jitter, nothing)
+    (job,) = scheduler.get_jobs()
+    assert job.misfire_grace_time == shown
+    eventually(lambda: to_instant(datetime.now(tz=UTC)) > due + SECOND // 10)
+    scheduler.resume()
+    eventually(lambda: outcomes)
+    assert outcomes == [outcome]
+
+
+def test_configure_after_attach(scheduler: Any) -> None:
+    """A host that configures its scheduler after attaching loses nothing."""
+    ran = threading.Event()
+    made = registry(scheduler)
+    scheduler.configure(job_defaults={"misfire_grace_time": 1})
+    scheduler.start()
+    made.add_once("x", timedelta(0), lambda _: ran.set())
+    assert ran.wait(5)
+
+
+def test_unchanged_jobs_keep_their_next_run(scheduler: Any) -> None:
+    """Changing one job's interval leaves the next run of 999 others as it is, to the microsecond."""
+    made = registry(scheduler)
+    scheduler.start()
+    for number in range(1000):
+        made.add(spec(f"job-{number}"), Grid(HOUR, number), no_jitter, nothing)
+    before = {number: made.next_run(f"job-{number}") for number in range(1000)}
+    made.add(spec("job-7", timedelta(hours=2)), Grid(2 * HOUR, 7), no_jitter, nothing)
+    after = {number: made.next_run(f"job-{number}") for number in range(1000)}
+    assert {number for number in before if before[number] != after[number]} <= {7}
+    assert len(scheduler.get_jobs()) == 1000
+
+
+def test_runs_know_their_instant(scheduler: Any) -> None:
+    """A run is told its instant on the grid, not the moment at which it happens to run."""
+    seen: list[datetime] = []
+    made = registry(scheduler)
+    scheduler.start()
+    interval = SECOND // 5
+    made.add(spec("job", timedelta(seconds=0.2)), Grid(interval, 3), no_jitter, seen.append)
+    eventually(lambda: len(seen) >= 5)
+    assert [to_instant(one) % interval for one in seen] == [3] * len(seen)
+    assert len(set(seen)) == len(seen)
+    assert seen[0].tzinfo is UTC
+
+
+def test_host_listeners_hear_of_runs(scheduler: Any) -> None:
+    """A host's own listeners are told of runs, failures and misfires as of any job's."""
+    heard: list[int] = []
+
+    def hear(event: Any) -> None:
+        heard.append(event.code)
+
+    scheduler.add_listener(hear, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+    made = registry(scheduler)
+    scheduler.start()
+
+    def fail(_: datetime) -> None:
+        raise RuntimeError("a job's own fault")
+
+    made.add_once("good", timedelta(0), nothing)
+    made.add_once("bad", timedelta(0), fail)
+    eventually(lambda: len(heard) == 2)
+    assert sorted(heard) == sorted([EVENT_JOB_EXECUTED, EVENT_JOB_ERROR])
+
+
+def test_a_job_that_exits_runs_again(scheduler: Any) -> None:
+    """A job that calls ``sys.exit`` has failed, and is neither the end of its thread nor of its runs."""
+    ran: list[datetime] = []
+    failed: list[BaseException] = []
+
+    def hear(event: Any) -> None:
+        failed.append(event.exception)
+
+    scheduler.add_listener(hear, EVENT_JOB_ERROR)
+
+    def leave(instant: datetime) -> None:
+        ran.append(instant)
+        sys.exit("done")
+
+    made = registry(scheduler)
+    scheduler.start()
+    made.add(spec("one"), Grid(SECOND // 20), no_jitter, leave)
+    eventually(lambda: len(failed) > MAX_THREADS)
+    assert {type(one) for one in failed} == {SystemExit}
+
+
+def test_more_jobs_than_threads(scheduler: Any) -> None:
+    """What finds no thread waits in line, in order, and runs when one is free."""
+    gate = threading.Event()
+    ran: list[int] = []
+
+    def work(number: int, _: datetime) -> None:
+        ran.append(number)
+        gate.wait(DEADLINE)
+
+    made = registry(scheduler)
+    scheduler.start()
+    soon = to_instant(datetime.now(tz=UTC)) + SECOND // 2
+    for number in range(MAX_THREADS + 5):
+        made.add(spec(f"job{number}"), Single(soon + number), no_jitter, partial(work, number))
+    eventually(lambda: len(ran) == MAX_THREADS)
+    gate.set()
+    eventually(lambda: len(ran) == MAX_THREADS + 5)
+    assert ran[MAX_THREADS:] == list(range(MAX_THREADS, MAX_THREADS + 5))
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["add_job", "update_job", "remove_job", "get_due_jobs"]),
+            st.sampled_from("abcd"),
+            st.one_of(st.none(), st.integers(0, 5)),
+        ),
+        max_size=30,
+    )
+)
+def test_store_is_as_that_of_apscheduler(steps: list[tuple[str, str, int | None]]) -> None:
+    """Whatever is done to it, our store answers as APScheduler's own in memory does."""
+    ours: Any = Store()
+    theirs: Any = MemoryJobStore()
+
+    def answer(store: Any, step: str, job_id: str, second: int | None) -> Any:
+        moment = None if second is None else datetime.fromtimestamp(second, tz=UTC)
+        job = SimpleNamespace(id=job_id, next_run_time=moment)
+        try:
+            match step:
+                case "get_due_jobs":
+                    return store.get_due_jobs(moment or to_datetime(0))
+                case "remove_job":
+                    return store.remove_job(job_id)
+                case _:
+                    return getattr(store, step)(job)
+        except (JobLookupError, ConflictingIdError) as error:
+            return type(error)
+
+    for step in steps:
+        assert answer(ours, *step) == answer(theirs, *step)
+        assert ours.get_all_jobs() == theirs.get_all_jobs()
+        assert ours.get_next_run_time() == theirs.get_next_run_time()
+        assert [ours.lookup_job(one) for one in "abcd"] == [theirs.lookup_job(one) for one in "abcd"]
+
+
+def test_no_thread_remains_when_nothing_runs(scheduler: Any) -> None:
+    """The executor's threads are gone when their work is done: an idle host has none of ours."""
+    made = registry(scheduler)
+    scheduler.start()
+    for number in range(50):
+        made.add_once(f"job-{number}", timedelta(0), lambda _: time.sleep(0.01))
+    eventually(
+        lambda: not scheduler.get_jobs() and not [one for one in threading.enumerate() if one.name == "lifebeat-job"]
+    )
+
+
+def test_shutdown_waits_for_jobs_that_use_the_scheduler(scheduler: Any) -> None:
+    """A job that calls the scheduler while it is being shut down does not deadlock with it, and is waited for."""
+    begun, done = threading.Event(), threading.Event()
+    made = registry(scheduler)
+    scheduler.start()
+
+    def work(_: datetime) -> None:
+        begun.set()
+        time.sleep(0.3)
+        made.remove("no such job")
+        done.set()
+
+    made.add_once("job", timedelta(0), work)
+    assert begun.wait(5)
+    scheduler.shutdown(wait=True)
+    assert done.is_set()
+
+
+def test_shutdown_without_wait(scheduler: Any) -> None:
+    """``shutdown(wait=False)`` does not wait for a job."""
+    begun, release = threading.Event(), threading.Event()
+    made = registry(scheduler)
+    scheduler.start()
+
+    def work(_: datetime) -> None:
+        begun.set()
+        release.wait(10)
+
+    made.add_once("job", timedelta(0), work)
+    assert begun.wait(5)
+    started = time.monotonic()
+    scheduler.shutdown(wait=False)
+    assert time.monotonic() - started < 2
+    release.set()
+    assert made.drain(5)
+
+
+def test_removing_all_jobs_keeps_ours(scheduler: Any) -> None:
+    """A host that removes all its jobs does not remove Lifebeat's, and one that has run does not run again."""
+    ran: list[datetime] = []
+    made = registry(scheduler)
+    scheduler.start()
+    made.add(spec("heartbeat"), Grid(HOUR), no_jitter, nothing)
+    made.add_once("startup", timedelta(0), ran.append)
+    eventually(lambda: ran)
+    scheduler.add_job(nothing, "interval", hours=1)
+    scheduler.remove_all_jobs()
+    assert [job.id for job in scheduler.get_jobs()] == ["lifebeat:heartbeat"]
+    assert len(ran) == 1
+
+
+def test_on_an_event_loop_the_stop_does_not_block_it() -> None:
+    """Under AsyncIOScheduler the stop runs beside the loop, which goes on ticking."""
+    from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+    stopped = threading.Event()
+    release = threading.Event()
+
+    def stop() -> None:
+        release.wait(5)
+        stopped.set()
+
+    async def live() -> float:
+        scheduler = AsyncIOScheduler()
+        registry(scheduler, stopped=stop)
+        scheduler.start()
+        scheduler.shutdown()
+        longest, before = 0.0, time.monotonic()
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        return longest
+
+    longest = asyncio.run(live())
+    assert not stopped.is_set()
+    release.set()
+    assert stopped.wait(5)
+    assert longest < 1, longest
+
+
+def test_shutdown_right_after_start(scheduler: Any) -> None:
+    """A scheduler that is stopped while its first jobs are being handed out fails in no thread."""
+    for _ in range(30):
+        made = registry(scheduler)
+        scheduler.start()
+        begun = threading.Event()
+        for number in range(10):
+            made.add_once(f"job-{number}", timedelta(0), lambda _, begun=begun: begun.set())
+        begun.wait(5)
+        scheduler.shutdown()
+        made.unlisten()
+
+
+def test_stopped_in_the_middle_of_its_start(scheduler: Any) -> None:
+    """A signal may come while the scheduler is starting: it stops, everybody is told, and nothing is raised."""
+    stopped: list[bool] = []
+    went_well: list[bool] = []
+
+    def stop() -> None:
+        made.shut_down()
+        went_well.append(True)
+
+    made = registry(scheduler, started=stop, stopped=lambda: stopped.append(True))
+    scheduler.start()
+    eventually(lambda: not [one for one in threading.enumerate() if one.name == "APScheduler"])
+    assert (stopped, went_well, scheduler.running) == ([True], [True], False)

@@ -1,0 +1,129 @@
+"""The project as it is released: built from a copy of the tree, and installed where the tree is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("scheduler", "jobs")
+MADE = ("__pycache__", "*.egg-info", "build", "dist", ".*")
+IN_A_TREE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
+
+
+def copy_project(into: Path, *, sources: bool = True) -> Path:
+    """Copy what a clean clone holds, with the sources of the package or without."""
+    left_out = () if sources else SOURCES
+    shutil.copytree(ROOT, into, ignore=shutil.ignore_patterns(*MADE, *left_out))
+    return into
+
+
+def run(*command: str | Path, cwd: Path, environ: dict[str, str] | None = None, timeout: float = 300) -> str:
+    """Run a command where the tree is not on the path; what it printed.
+
+    Raises:
+        AssertionError: It failed; the message holds everything that it printed.
+    """
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=elsewhere() if environ is None else environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))} exited {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def elsewhere() -> dict[str, str]:
+    """This environment without what leads Python back to the tree."""
+    return {name: value for name, value in os.environ.items() if name not in IN_A_TREE}
+
+
+def build(project: Path, into: Path, *what: str) -> Path:
+    """Build ``--wheel`` or ``--sdist``, or with neither both, the wheel from the sdist; the last file built.
+
+    The setuptools of this environment builds; that the declared ones suffice shows in every ``pip install -e .``.
+    """
+    run(sys.executable, "-m", "build", "--no-isolation", *what, "--outdir", into, project, cwd=into.parent)
+    return max(into.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def posthog_range() -> SpecifierSet:
+    """The versions of the SDK that the package says it works with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [Requirement(line) for line in project["dependencies"]]
+    return next(one.specifier for one in declared if one.name == "posthog")
+
+
+def oldest_posthog() -> str:
+    """The lowest version of that range."""
+    return next(one.version for one in posthog_range() if one.operator == ">=")
+
+
+@dataclass(frozen=True, slots=True)
+class Venv:
+    """A virtual environment without a pip of its own; ours installs into it.
+
+    Attributes:
+        directory: Where it is.
+    """
+
+    directory: Path
+
+    @classmethod
+    def make(cls, directory: Path, python: str = sys.executable) -> Venv:
+        """Make an empty one of a given Python."""
+        run(python, "-m", "venv", "--without-pip", directory, cwd=directory.parent)
+        return cls(directory)
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.directory / "bin" / "python"
+
+    @property
+    def lifebeat(self) -> Path:
+        """The command as installed."""
+        return self.directory / "bin" / "lifebeat"
+
+    def install(self, *arguments: str | Path) -> None:
+        """Install as with ``pip install``."""
+        pip = (sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "install")
+        run(*pip, "--quiet", *arguments, cwd=self.directory)
+
+    def borrow_dependencies(self) -> None:
+        """Let it import what this environment has installed, after what it has itself.
+
+        The ``.pth`` files of a directory that a ``.pth`` file adds are not read, so an editable install stays behind.
+        """
+        site = self.python.parent.parent / "lib"
+        for packages in site.glob("python*/site-packages"):
+            (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+
+def pytest_in(venv: Venv, project: Path, files: Sequence[str], *options: str) -> str:
+    """Run tests of a project's copy in a virtual environment; the last line that pytest printed.
+
+    Raises:
+        AssertionError: A test failed.
+    """
+    said = run(venv.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files, cwd=project, timeout=1800)
+    return said.strip().splitlines()[-1]

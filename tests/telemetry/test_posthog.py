@@ -1,0 +1,494 @@
+"""One batch to PostHog and back, over real sockets, whatever is at the other end."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hosts import eventually
+from lifebeat.testing import PostHogServer
+from lifebeat_jobs import posthog
+from lifebeat_jobs.connections import Connections, CutError
+from lifebeat_jobs.posthog import Post
+from lifebeat_jobs.privacy import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lifebeat_jobs.delivery import Answer
+
+NOBODY = Machine((), frozenset())
+BODIES = [json.dumps({"event": "startup", "properties": {"n": number}}) for number in range(3)]
+TIMEOUT = 0.6
+TOLERANCE = 0.25
+
+
+def post(host: str, timeout: float = 10.0, bodies: list[str] = BODIES) -> Post:
+    """A request under way."""
+    return Post(bodies, api_key="phc_test", host=host, machine=NOBODY, timeout=timeout)
+
+
+def is_timeout(words: str) -> bool:
+    """Whether a request was cut off: by who waited for it, or at the same moment by its own time for a read."""
+    return words == f"no answer within {TIMEOUT} s" or words.endswith(": TimeoutError")
+
+
+def ask(host: str, timeout: float = 10.0) -> Answer:
+    """What came of a request; the wait is held to its time."""
+    under_way = post(host, timeout)
+    start = time.monotonic()
+    answer = under_way.wait(timeout)
+    assert time.monotonic() - start < timeout + TOLERANCE
+    return answer
+
+
+def threads() -> list[threading.Thread]:
+    """The threads of requests that are under way."""
+    return [thread for thread in threading.enumerate() if thread.name == "lifebeat-post"]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    """Seconds after the answer or the cut, nothing of a request is left."""
+    yield
+    eventually(lambda: not threads(), timeout=5.0)
+
+
+class Raw:
+    """A server that does with a connection what it is told."""
+
+    def __init__(self, conversation: Callable[[socket.socket], None]) -> None:
+        self._conversation = conversation
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.over = threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._conversation(connection)
+
+    def close(self) -> None:
+        """Take no more."""
+        self.over.set()
+        self._listener.close()
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[[Callable[[socket.socket], None]], Raw]]:
+    """Makes servers."""
+    made: list[Raw] = []
+
+    def make(conversation: Callable[[socket.socket], None]) -> Raw:
+        made.append(Raw(conversation))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def read_request(connection: socket.socket) -> None:
+    """Read all of it: a connection that is closed with something unread in it is reset."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    while len(body) < int(length.partition(b":")[2]):
+        body += connection.recv(65536)
+
+
+def test_events_arrive_as_they_are(receiver: PostHogServer) -> None:
+    """All of a batch arrives, unchanged and in order, and the answer says delivered."""
+    answer = ask(receiver.url)
+    assert (answer.delivered, answer.status, answer.words) == (True, 200, "delivered")
+    assert receiver.events == [json.loads(body) for body in BODIES]
+
+
+def test_a_server_below_a_path(receiver: PostHogServer) -> None:
+    """``telemetryHost`` may have a path, as behind a reverse proxy."""
+    ask(f"{receiver.url}/ingest")
+    assert [request.path for request in receiver.requests] == ["/ingest/batch/"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "HTTP 400"),
+        (401, "HTTP 401; is telemetryApiKey right?"),
+        (403, "HTTP 403; is telemetryApiKey right?"),
+        (404, "HTTP 404; is telemetryHost right?"),
+        (408, "HTTP 408"),
+        (413, "HTTP 413"),
+        (429, "HTTP 429"),
+        (500, "HTTP 500"),
+        (503, "HTTP 503"),
+        (204, "HTTP 204"),
+    ],
+)
+def test_answers(receiver: PostHogServer, status: int, words: str) -> None:
+    """Anything but 200 is no delivery, and the words say what to look at."""
+    receiver.answer(status, body=b"" if status == 204 else None)
+    answer = ask(receiver.url)
+    assert (answer.delivered, answer.status, answer.words, answer.retry_after) == (False, status, words, None)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Welcome to the hotel's network</html>", b"OK", b"\xff\xfe", b'{"status"']
+)
+def test_an_answer_that_is_not_posthogs(receiver: PostHogServer, body: bytes) -> None:
+    """200 with something else than JSON, as from a hotel's portal, does not count as delivered."""
+    receiver.answer(200, headers={"Content-Type": "text/html"}, body=body)
+    answer = ask(receiver.url)
+    assert (answer.delivered, answer.status) == (False, 200)
+    assert "the answer is not PostHog's; is telemetryHost right" in answer.words
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"status":"Ok"}', b'{"status": 1}', b"1", b'{"status":1,"quota_limited":["events"]}']
+)
+def test_answers_of_all_posthogs(receiver: PostHogServer, body: bytes) -> None:
+    """Any JSON is an answer, zipped or not: what it says has changed over the years."""
+    receiver.answer(200, body=body)
+    assert ask(receiver.url).delivered
+    receiver.answer(200, headers={"Content-Encoding": "gzip"}, body=gzip.compress(body))
+    assert ask(receiver.url).delivered
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(receiver: PostHogServer, status: int) -> None:
+    """Nothing is sent to where a redirect points, and the words say what to set instead."""
+    with PostHogServer() as elsewhere:
+        receiver.answer(status, headers={"Location": f"{elsewhere.url}/batch/"})
+        answer = ask(receiver.url)
+        assert (answer.delivered, answer.status, elsewhere.connections) == (False, status, 0)
+        assert answer.words == (
+            f"HTTP {status}, redirected to {elsewhere.url}, which is not followed; set telemetryHost to that"
+        )
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://eu.i.posthog.com/batch/?token=x#y", "https://eu.i.posthog.com"),
+        ("https://user:secret@ph.example.org:8443/ingest/batch", "https://ph.example.org:8443/ingest"),
+        ("/login", "{url}/login"),
+        ("http://[", "nowhere"),
+        ("https://ph.example.org:port/", "nowhere"),
+    ],
+)
+def test_where_a_redirect_leads(receiver: PostHogServer, location: str, target: str) -> None:
+    """The target is shown as a setting would have it, without query, user or path of the request."""
+    receiver.answer(302, headers={"Location": location})
+    assert f"redirected to {target.format(url=receiver.url)}, which" in ask(receiver.url).words
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("60", 60.0),
+        ("1.5", 1.5),
+        ("0", 0.0),
+        ("-5", None),
+        ("nan", None),
+        ("inf", None),
+        ("1e9", None),
+        ("soon", None),
+        ("", None),
+        ("Fri, 99 Foo 2026 25:61:61 GMT", None),
+    ],
+)
+def test_retry_after_in_seconds(receiver: PostHogServer, header: str, seconds: float | None) -> None:
+    """A number of seconds is read; what is none is as if the server had not said anything."""
+    receiver.answer(429, headers={"Retry-After": header})
+    assert ask(receiver.url).retry_after == seconds
+
+
+def test_retry_after_as_a_date(receiver: PostHogServer) -> None:
+    """A date is read by the server's own clock, so that ours may be wrong; one that is past means now."""
+    receiver.answer(503, headers={"Retry-After": formatdate(time.time() + 100, usegmt=True)})
+    answer = ask(receiver.url)
+    assert answer.retry_after is not None
+    assert 95 < answer.retry_after < 105
+    receiver.answer(429, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})
+    assert ask(receiver.url).retry_after == 0.0
+
+
+def test_refused(receiver: PostHogServer) -> None:
+    """A connection that is refused is an answer at once."""
+    receiver.refuse()
+    assert ask(receiver.url).words == "ConnectionError: Connection refused"
+
+
+def test_no_such_host() -> None:
+    """A name that cannot be looked up is a failure within its time, and not a traceback."""
+    answer = ask("http://posthog.invalid", timeout=2.0)
+    assert (answer.delivered, answer.status) == (False, None)
+    assert "object at 0x" not in answer.words
+
+
+def test_a_name_that_is_none() -> None:
+    """Whatever the layers below raise, it is an answer."""
+    assert ask(f"http://{'a' * 70}.example").status is None
+
+
+def hang(server: PostHogServer) -> str:
+    """Read and never answer."""
+    server.hang()
+    return server.url
+
+
+def hang_at_connect(server: PostHogServer) -> str:
+    """Accept and never read."""
+    server.hang_at_connect()
+    return server.url
+
+
+def tls_that_hangs(server: PostHogServer) -> str:
+    """Accept and never shake hands."""
+    server.hang_at_connect()
+    return server.url.replace("http://", "https://")
+
+
+def drip(server: PostHogServer) -> str:
+    """A byte of a header now and then."""
+    server.drip(0.1)
+    return server.url
+
+
+@pytest.mark.parametrize("misbehaviour", [hang, hang_at_connect, tls_that_hangs, drip])
+def test_no_wait_is_longer_than_its_time(receiver: PostHogServer, misbehaviour: Callable[[PostHogServer], str]) -> None:
+    """A server that never comes to an end is cut off in time."""
+    assert is_timeout(ask(misbehaviour(receiver), TIMEOUT).words)
+    assert receiver.events == []
+
+
+def test_a_body_that_drips(raw: Callable[..., Raw]) -> None:
+    """So is one that answers 200 at once and then sends a byte of the body now and then."""
+
+    def drip_body(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while not server.over.wait(0.1):
+            connection.sendall(b" ")
+
+    server = raw(drip_body)
+    assert ask(f"http://127.0.0.1:{server.port}", TIMEOUT).words == "no answer within 0.6 s"
+
+
+def test_connecting_that_hangs() -> None:
+    """So is a connection whose first packet is never answered: a queue that is full drops it."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        words = ask(f"http://127.0.0.1:{listener.getsockname()[1]}", TIMEOUT).words
+        assert is_timeout(words)
+
+
+def test_a_server_that_does_not_read(raw: Callable[..., Raw]) -> None:
+    """So is a large body that nobody takes."""
+    import random
+
+    incompressible = json.dumps({"noise": random.Random(1).randbytes(4_000_000).hex()})
+
+    def stare(_: socket.socket) -> None:
+        server.over.wait()
+
+    server = raw(stare)
+    under_way = post(f"http://127.0.0.1:{server.port}", TIMEOUT, [incompressible])
+    start = time.monotonic()
+    assert not under_way.wait(TIMEOUT).delivered
+    assert time.monotonic() - start < TIMEOUT + 4 * TOLERANCE  # eight megabytes are packed beside it
+
+
+def test_an_endless_body_is_not_read(raw: Callable[..., Raw]) -> None:
+    """A server that sends without end gets no memory of ours: reading stops after some kilobytes."""
+    sent = itertools.count()
+
+    def pour(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(b" " * 65536)
+            next(sent)
+
+    answer = ask(f"http://127.0.0.1:{raw(pour).port}")
+    assert "the answer is not PostHog's" in answer.words
+    assert next(sent) < 500
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x00" * 100, b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 abc\r\n\r\n"])
+def test_a_server_that_speaks_something_else(raw: Callable[..., Raw], garbage: bytes) -> None:
+    """What is not HTTP is a failure, and one that says so on a line."""
+
+    def babble(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(garbage)
+
+    for scheme, seconds in (("http", 3.0), ("https", TIMEOUT)):
+        answer = ask(f"{scheme}://127.0.0.1:{raw(babble).port}", seconds)
+        assert (answer.delivered, answer.status) == (False, None)
+        assert "\n" not in answer.words
+        assert "object at 0x" not in answer.words
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that nobody has signed, and its key, in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl, to make a certificate")
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
+    subprocess.run([*made, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_name("server.pem.crt").read_text())
+    return path
+
+
+def tls_server(raw: Callable[..., Raw], certificate: Path) -> Raw:
+    """A PostHog behind TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def converse(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            read_request(secured)
+            secured.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"Ok"}')
+
+    return raw(converse)
+
+
+def test_a_certificate_that_nobody_signed(raw: Callable[..., Raw], certificate: Path) -> None:
+    """A certificate error is a failure whose words say what is wrong with the certificate."""
+    answer = ask(f"https://127.0.0.1:{tls_server(raw, certificate).port}")
+    assert answer.words.startswith("SSLError: the certificate was not accepted: self")
+
+
+def test_a_certificate_of_another_host(
+    raw: Callable[..., Raw], certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is trusted, but made out to somebody else, too."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    answer = ask(f"https://localhost:{tls_server(raw, certificate).port}")
+    assert answer.words.startswith("SSLError: the certificate was not accepted: ")
+    assert "localhost" in answer.words
+
+
+def test_a_trusted_certificate(raw: Callable[..., Raw], certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS the events are delivered, with an authority of one's own as requests knows it."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert ask(f"https://127.0.0.1:{tls_server(raw, certificate).port}").delivered
+
+
+def test_through_a_proxy(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment is used; the receiver is the proxy here."""
+    monkeypatch.setenv("http_proxy", receiver.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert ask("http://posthog.invalid").status == 404
+    assert receiver.requests[0].path == "http://posthog.invalid/batch/"
+
+
+def test_a_proxy_that_hangs(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection through a proxy is cut off in time too, be it for TLS or not."""
+    receiver.hang_at_connect()
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", receiver.url)
+        words = ask(f"{scheme}://posthog.invalid", TIMEOUT).words
+        assert is_timeout(words)
+
+
+def test_after_a_cut_nothing_is_connected(receiver: PostHogServer) -> None:
+    """A look-up that ends after the time was up leads to no connection."""
+    connections = Connections()
+    connections.cut()
+    with pytest.raises(CutError, match="the time was up"):
+        connections.connect("127.0.0.1", receiver.port, timeout=1.0, options=())
+    assert receiver.connections == 0
+
+
+def test_a_second_address_is_tried(receiver: PostHogServer) -> None:
+    """Where the first address of a name does not answer, the next one does."""
+    connections = Connections()
+    with connections.connect("localhost", receiver.port, timeout=2.0, options=()) as made:
+        assert made.getpeername() == ("127.0.0.1", receiver.port)
+    connections.close()
+
+
+def test_what_the_sdk_changes_is_not_sent(receiver: PostHogServer) -> None:
+    """If the bytes are not the recorded events, or have more around them, they do not leave."""
+    batch: list[Any] = [{"event": "startup"}]
+    altered: list[dict[str, Any]] = [
+        {"api_key": "phc_test", "batch": [{"event": "startup", "email": "x"}]},
+        {"api_key": "phc_test", "batch": batch, "historical_migration": True},
+        {"api_key": "phc_test", "batch": []},
+    ]
+    for document in altered:
+        session = posthog.Session(json.dumps(batch), Connections())
+        with pytest.raises(posthog.Refused, match="the PostHog SDK changed the events"):
+            session.post(f"{receiver.url}/batch/", data=json.dumps(document).encode())
+        session.close()
+    assert receiver.connections == 0
+
+
+def test_what_the_guard_finds_is_not_sent(receiver: PostHogServer) -> None:
+    """The last look at the bytes is the last word."""
+    atlas = Machine((("the host name", "atlas"),), frozenset())
+    answer = Post(
+        ['{"event": "x", "release": "1-atlas"}'], api_key="k", host=receiver.url, machine=atlas, timeout=5
+    ).wait(5)
+    assert (answer.delivered, answer.words) == (False, "not sent: it holds the host name")
+    assert receiver.connections == 0
+
+
+def test_headers_are_the_declared_ones(receiver: PostHogServer) -> None:
+    """A header that somebody adds to the session does not leave, nor does a cookie of an earlier answer."""
+    batch: list[Any] = [{"event": "startup"}]
+    receiver.answer(200, headers={"Set-Cookie": "id=1; Path=/"})
+    connections = Connections()
+    session = posthog.Session(json.dumps(batch), connections)
+    session.headers["X-Machine"] = "atlas"
+    for _ in range(2):
+        session.post(f"{receiver.url}/batch/", data=json.dumps({"api_key": "k", "batch": batch}).encode(), timeout=5)
+    session.close()
+    connections.close()
+    assert len(receiver.requests) == 2
+    for request in receiver.requests:
+        assert request.header("X-Machine") is None
+        assert request.header("Cookie") is None
+
+
+def test_many_requests_leave_nothing_behind(receiver: PostHogServer) -> None:
+    """Threads and descriptors of fifty requests are all given back."""
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("needs /proc, to count descriptors")
+    ask(receiver.url)
+    eventually(lambda: not threads(), timeout=1.0)
+    before = len(list(descriptors.iterdir()))
+    for _ in range(50):
+        assert ask(receiver.url).delivered
+    eventually(lambda: len(list(descriptors.iterdir())) <= before + 2, timeout=2.0)

@@ -1,0 +1,178 @@
+"""What goes over the wire, compared as a whole."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+import uuid
+from datetime import datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lifebeat.version import __version__
+
+if TYPE_CHECKING:
+    from hosts import Installation
+    from lifebeat.testing import PostHogServer
+
+HOST = """
+    import os, posthog, time
+    from apscheduler.schedulers.background import BackgroundScheduler
+    import lifebeat
+
+    if "HOST_USES_POSTHOG" in os.environ:
+        posthog.api_key = posthog.project_api_key = "phc_the_hosts_own"
+        posthog.host = os.environ["HOST_USES_POSTHOG"]
+        if hasattr(posthog, "new_context"):
+            context = posthog.new_context()
+            context.__enter__()
+            if hasattr(posthog, "identify_context"):
+                posthog.identify_context("ada@example.com")
+            posthog.tag("email", "ada@example.com")
+    scheduler = BackgroundScheduler()
+    lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", release_version="2027.1")
+    scheduler.start()
+    time.sleep(2)
+    scheduler.shutdown()
+"""
+COMMON = {
+    "os_platform": sys.platform,
+    "os_release": re.match(r"[\d.]*\d", platform.release()).group(),  # type: ignore[union-attr]
+    "python_version": platform.python_version(),
+    "app_version": "1.4.2",
+    "release": "2027.1",
+    "$lib": "lifebeat",
+    "$lib_version": __version__,
+    "$geoip_disable": True,
+    "$process_person_profile": False,
+    "$ip": "0.0.0.0",
+    "$ignore_sent_at": True,
+}
+MORE: dict[str, dict[str, Any]] = {
+    "startup": {},
+    "heartbeat": {"uptime_hours": 0, "uptime_days": 0},
+    "shutdown": {"total_runtime_hours": 0, "total_runtime_days": 0},
+}
+
+
+@pytest.mark.parametrize("host_uses_posthog", [False, True])
+def test_nothing_else_leaves(installation: Installation, receiver: PostHogServer, *, host_uses_posthog: bool) -> None:
+    """Events, headers and bodies are exactly the declared ones, whatever the host and ~/.netrc hold."""
+    installation.write(telemetryHeartbeatInterval="300ms")
+    (installation.directory / ".netrc").write_text("default login ada password secret\n")
+    (installation.directory / ".netrc").chmod(0o600)
+    more = {"HOST_USES_POSTHOG": receiver.url} if host_uses_posthog else {}
+    process = installation.script(HOST, POSTHOG_RELEASE_ID="rel-1", **more)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+
+    instance_id = json.loads((installation.config / "config.json").read_text())["telemetryInstanceId"]
+    assert uuid.UUID(instance_id).version == 4
+    assert set(receiver.names()) == set(MORE)
+    for request in receiver.requests:
+        _check_request(request, receiver)
+    for event in receiver.events:
+        _check_event(event, instance_id)
+
+
+def _check_request(request: Any, receiver: PostHogServer) -> None:
+    assert (request.method, request.path) == ("POST", "/batch/")
+    headers = {name.lower(): value for name, value in request.headers}
+    assert headers.pop("host") == receiver.url.removeprefix("http://")
+    assert headers.pop("content-length") == str(len(request.raw))
+    headers.pop("accept-encoding")  # what this machine can unpack
+    assert headers == {
+        "user-agent": f"posthog-python/{version('posthog')}",
+        "accept": "*/*",
+        "connection": "keep-alive",
+        "content-type": "application/json",
+        "content-encoding": "gzip",
+    }
+    body = request.json()
+    sent_at = body.pop("sent_at" if "sent_at" in body else "sentAt")
+    assert datetime.fromisoformat(sent_at).tzinfo is not None
+    assert set(body) == {"api_key", "batch"}
+    assert body["api_key"] == "phc_test"
+
+
+def _check_event(event: dict[str, Any], instance_id: str) -> None:
+    event_id, timestamp = event.pop("uuid"), event.pop("timestamp")
+    assert uuid.UUID(event_id).version == 7
+    assert uuid.UUID(event_id).int >> 80 == round(datetime.fromisoformat(timestamp).timestamp() * 1000)
+    assert event == {
+        "event": event["event"],
+        "distinct_id": instance_id,
+        "properties": {"instance_id": instance_id, **COMMON, **MORE[event["event"]]},
+    }
+
+
+def test_preview_is_what_is_sent(installation: Installation, receiver: PostHogServer) -> None:
+    """``lifebeat preview`` shows the properties that go over the wire, and makes no connection."""
+    code, out, err = installation.run("preview", "--json", "--config", "config", "--set", "appVersion=1.4.2")
+    assert (code, err) == (0, "")
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert [one["event"] for one in shown] == list(MORE)
+    for one in shown:
+        assert set(one["properties"]) == {"instance_id", *COMMON, *MORE[one["event"]]}
+    assert receiver.connections == 0
+    assert [path.name for path in installation.config.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("way", ["file", "environment", "host"])
+def test_key_and_host_reach_the_wire(installation: Installation, receiver: PostHogServer, way: str) -> None:
+    """``telemetryApiKey`` and ``telemetryHost`` from the file, the environment and the host are used."""
+    (installation.config / "config.json").unlink()
+    arguments, environ = "", {}
+    if way == "file":
+        installation.write(telemetryApiKey="phc_way", telemetryHost=receiver.url)
+    elif way == "environment":
+        environ = {"TELEMETRY_API_KEY": "phc_way", "TELEMETRY_HOST": receiver.url}
+    else:
+        arguments = f', api_key="phc_way", host="{receiver.url}"'
+    process = installation.script(
+        f"""
+        from apscheduler.schedulers.background import BackgroundScheduler
+        import lifebeat
+
+        scheduler = BackgroundScheduler()
+        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2"{arguments})
+        scheduler.start()
+        scheduler.shutdown()
+        """,
+        **environ,
+    )
+    _, err = process.communicate(timeout=20)
+    assert receiver.names() == ["startup", "shutdown"], err
+    assert {request.json()["api_key"] for request in receiver.requests} == {"phc_way"}
+
+
+def test_redirects_are_not_followed(installation: Installation, receiver: PostHogServer) -> None:
+    """A server that redirects does not get the events sent elsewhere."""
+    from lifebeat.testing import PostHogServer as Elsewhere
+
+    with Elsewhere() as elsewhere:
+        receiver.answer(307, headers={"Location": f"{elsewhere.url}/batch/"})
+        process = installation.script(HOST)
+        process.communicate(timeout=20)
+        assert receiver.requests
+        assert elsewhere.connections == 0
+
+
+def test_a_poison_event_is_dropped_alone(installation: Installation, receiver: PostHogServer) -> None:
+    """A batch that is rejected for one of its events is halved until that one stands alone; the rest is delivered."""
+    receiver.refuse()
+    installation.write(telemetryHeartbeatInterval="200ms")
+    installation.script(HOST).communicate(timeout=20)
+    poison = json.loads(installation.run("log", "--json", "--config", "config")[1])[1]["uuid"]
+    receiver.reject_events(lambda event: event["uuid"] == poison)
+    receiver.accept_again()
+    code, out, _ = installation.run("flush", "--config", "config")
+    entries = json.loads(installation.run("log", "--json", "--config", "config")[1])
+    answers = [(one["event"], one["state"], one["answer"]) for one in entries]
+    assert (code, {one["uuid"] for one in entries if one["state"] == "dropped"}) == (0, {poison}), (out, answers)
+    assert {one["uuid"] for one in entries if one["state"] == "delivered"} == {one[0] for one in receiver.distinct()}
+    assert len(entries) == len(receiver.events) + 1 > 4
