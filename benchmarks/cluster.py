@@ -73,9 +73,7 @@ import sys
 sys.path.insert(0, os.getcwd())
 import noop
 noop.count = count
-from lifebeat.cli.invocation import life_of
-from lifebeat.cli.main import parser
-from lifebeat.host.host import Host
+from lifebeat.cli.main import main
 
 logging.getLogger("apscheduler").setLevel(logging.ERROR)
 logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
@@ -87,7 +85,7 @@ def watch():
     os._exit(0)
 
 threading.Thread(target=watch, daemon=True).start()
-Host(life_of(parser().parse_args(["run", "--engine", "procrastinate", "--allow", "noop"]))).run()
+main(["run", "--engine", "procrastinate", "--allow", "noop"])
 """
 )
 NOOP = "count = None\n\ndef job():\n    count()\n"

@@ -24,9 +24,7 @@ REPLICAS = """
 import logging, signal
 import lifebeat.engines.procrastinate, lifebeat_jobs.telemetry
 import procrastinate, psycopg
-from lifebeat.cli.main import parser
-from lifebeat.host.host import Host
-from lifebeat.cli.invocation import life_of
+from lifebeat.cli.main import main
 
 REPLICAS, SECONDS = int(os.environ["REPLICAS"]), float(os.environ["SECONDS"])
 os.mkdir("config")
@@ -37,7 +35,7 @@ for number in range(REPLICAS):
     pid = os.fork()
     if pid == 0:
         os.environ["TELEMETRY_STATE_DIR"] = f"replica-{number}"
-        Host(life_of(parser().parse_args(["run", "--engine", "procrastinate"]))).run()
+        main(["run", "--engine", "procrastinate"])
         os._exit(0)
     children.append(pid)
 time.sleep(SECONDS)

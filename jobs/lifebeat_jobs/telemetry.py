@@ -258,6 +258,11 @@ def status(context: JobContext) -> dict[str, Any]:
     }
 
 
+def entries(context: JobContext, limit: int) -> list[dict[str, Any]]:
+    """Return the latest recorded events, newest first, each with what became of it."""
+    return [entry._asdict() for entry in open_outbox(context).entries(limit=limit)]
+
+
 def preview(context: JobContext, name: str | None = None) -> list[str]:
     """The exact events that would be sent now, without sending or keeping anything; also while telemetry is off."""
     known = context.instance_id or str(uuid.uuid4())

@@ -8,6 +8,7 @@ from lifebeat.errors import ConfigError, LifebeatError, Problem
 from lifebeat.version import __version__
 
 if TYPE_CHECKING:
+    from lifebeat.cli.main import main
     from lifebeat.context import JobContext
     from lifebeat.embedding import attach
     from lifebeat.handle import Lifebeat
@@ -20,9 +21,15 @@ __all__ = [
     "Problem",
     "__version__",
     "attach",
+    "main",
 ]
 
-_LATE = {"attach": "lifebeat.embedding", "JobContext": "lifebeat.context", "Lifebeat": "lifebeat.handle"}
+_LATE = {
+    "JobContext": "lifebeat.context",
+    "Lifebeat": "lifebeat.handle",
+    "attach": "lifebeat.embedding",
+    "main": "lifebeat.cli.main",
+}
 
 
 def __getattr__(name: str) -> Any:

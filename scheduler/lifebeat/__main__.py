@@ -2,6 +2,10 @@
 
 import sys
 
-from lifebeat.cli.main import main
+if __name__ == "__main__":
+    try:
+        from lifebeat.cli.main import main
 
-sys.exit(main())
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

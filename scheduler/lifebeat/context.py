@@ -96,6 +96,10 @@ class JobModule(Protocol):
         """Deliver what is pending within ``timeout``, and return how many events were delivered."""
         ...
 
+    def entries(self, context: JobContext, limit: int) -> list[dict[str, Any]]:
+        """Return the latest recorded events, newest first, each with what became of it."""
+        ...
+
     def withdrawn(self, context: JobContext) -> None:
         """Forget what is pending: its jobs were turned off."""
         ...

@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from lifebeat.errors import ConfigError
+from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.settings import edit
 from lifebeat.settings.layers import CONFIG_FILES
+from lifebeat.settings.table import BY_NAME
 from lifebeat.storage import state_dir as statedir
 
 if TYPE_CHECKING:
@@ -55,6 +56,30 @@ def _kept_as_state(state_dir: Path | None, candidate: str) -> str | None:
         return statedir.agree_on_id(state_dir / statedir.ID_FILE, candidate)
     except statedir.StateNotWritable:
         return None
+
+
+def seed(config_dir: Path) -> str:
+    """Return what phases are made from as long as the installation has no ID: something that stays here."""
+    import hashlib
+    import platform
+
+    return hashlib.sha256(f"{platform.node()}:{config_dir.resolve()}".encode()).hexdigest()
+
+
+def set_setting(config_dir: Path, name: str, written: str) -> Path:
+    """Set one key in the config file, for commands and hosts alike, and return the file's absolute path.
+
+    Raises:
+        LifebeatError: The value is not valid, or the file cannot be edited or written; it is as it was.
+    """
+    key = BY_NAME[name]
+    try:
+        parsed = key.kind.parse(written)
+    except ValueError as error:
+        raise LifebeatError(f"{name}: {written!r} {error}") from None
+    path = edit.config_file(config_dir) or config_dir / CONFIG_FILES[0]
+    edit.set_key(path, name, parsed if isinstance(parsed, bool | int) else written)
+    return path
 
 
 def rotate_id(config_dir: Path) -> str:

@@ -41,7 +41,7 @@ def test_who_set_what(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = rows(capsys, "--set", "appName=notes", "--deployment", "staging")
     assert {name: (one["value"], one["source"]) for name, one in told.items()} == {
         "telemetryEnabled": (False, told["telemetryEnabled"]["source"]),
-        "telemetryApiKey": ("phc_… (24 characters)", "environment (TELEMETRY_API_KEY)"),
+        "telemetryApiKey": ("phc_... (24 characters)", "environment (TELEMETRY_API_KEY)"),
         "telemetryHost": ("https://us.i.posthog.com", "default"),
         "telemetryInstanceId": (None, None),
         "telemetryHeartbeatInterval": ("6h", "environment (TELEMETRY_HEARTBEAT_INTERVAL)"),
@@ -107,7 +107,7 @@ def test_no_key_is_shown(config: Path, capsys: pytest.CaptureFixture[str], words
 
 def test_a_short_key_is_not_shown_by_its_beginning(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four characters of a short secret would be all of it."""
-    assert rows(capsys, "--set", "telemetryApiKey=abcd")["telemetryApiKey"]["value"] == "… (4 characters)"
+    assert rows(capsys, "--set", "telemetryApiKey=abcd")["telemetryApiKey"]["value"] == "... (4 characters)"
 
 
 def test_what_is_not_valid(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from lifebeat.cli import main as cli
-from lifebeat.cli.plan import Plan, shown
+from lifebeat.cli.plan import Plan, as_table
 from lifebeat.cli.timeline import timeline
 from lifebeat.cli.upcoming import Run, upcoming
 from lifebeat.jobfile.reader import JobSpec, packaged
@@ -109,13 +109,13 @@ def test_utc_has_no_changes() -> None:
 def test_the_table_marks_a_change() -> None:
     """The table has a mark and a word, the local time, and the end of the window; else it has no such columns."""
     spec = JobSpec("a", RUN, Cron("30 2 * * *", "Europe/Berlin"), jitter=timedelta(minutes=5))
-    marked = shown(Plan(None, (spec,), SEED), at("2027-03-27T12:00").time(), 2).splitlines()
+    marked = as_table(Plan(None, (spec,), SEED), at("2027-03-27T12:00").time(), 2).splitlines()
     assert "jitter until" in marked[0]
     assert re.search(
         r"2027-03-28 01:3\d:\d\d  01:35:00 +Sun 03:30 \+0200  \* clocks forward 1h; 02:30 does not", marked[1]
     )
     assert "*" not in marked[2]
-    plain = shown(Plan(None, (JobSpec("a", RUN, Every(timedelta(hours=6))),), SEED), at("2027-03-27").time(), 1)
+    plain = as_table(Plan(None, (JobSpec("a", RUN, Every(timedelta(hours=6))),), SEED), at("2027-03-27").time(), 1)
     assert re.split(r"\s{2,}", plain.splitlines()[0]) == ["job", "when", "once per", "next runs (UTC)", "runs"]
 
 
@@ -281,7 +281,7 @@ def test_a_difference_for_programs(config: Path, capsys: pytest.CaptureFixture[s
             "timeout": {"from": None, "to": "5m"},
             "every": {"from": None, "to": "6h"},
             "phase": {"from": None, "to": "0s"},
-            "args.token": {"from": None, "to": '"phc_… (19 characters)"'},
+            "args.token": {"from": None, "to": '"phc_... (19 characters)"'},
         },
     )
     assert len(changed["next"]["from"]) == len(changed["next"]["to"]) == 3

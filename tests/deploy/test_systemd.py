@@ -21,7 +21,7 @@ import pytest
 
 from artifacts import ROOT
 from hosts import DEADLINE, end, eventually
-from lifebeat.cli.invocation import NO_START, USAGE
+from lifebeat.cli.console import NO_START, USAGE
 from lifebeat.host.host import JOB_GRACE, STOP_MARGIN
 from lifebeat.settings.table import BY_NAME, KEYS
 from lifebeat.storage.locks import held

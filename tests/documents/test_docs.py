@@ -204,7 +204,7 @@ def test_commands_are_understood(place: str, line: str) -> None:
     if len(words) == 1:
         assert words[0] in pages.commands(), place
     else:
-        assert callable(cli.parser().parse_args(words).command), place
+        assert callable(cli.command_line().parse(words).run), place
 
 
 # -- links -----------------------------------------------------------------------------------------------------------

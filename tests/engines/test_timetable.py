@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from lifebeat.cli import main as cli
-from lifebeat.cli.plan import Plan, told
 from lifebeat.cli.upcoming import upcoming
 from lifebeat.clock import SystemClock
 from lifebeat.engines.dispatch import Dispatch
@@ -36,7 +34,6 @@ from lifebeat.schedule.instants import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from postgresql import PostgreSQL
 
@@ -151,31 +148,6 @@ YEAR = [
 ]
 
 
-YEARS: dict[tuple[str, str], Any] = {}
-
-
-def a_year(spec: JobSpec, engine: str, now: float, count: int) -> Any:
-    """The plan of a job; that of APScheduler is made once for all engines beside it."""
-    key = (spec.id, engine)
-    if key not in YEARS:
-        YEARS[key] = told(Plan(None, (spec,), SEED, engine=engine), now, count)
-    return YEARS[key]
-
-
-@pytest.mark.xdist_group("timetable")
-@pytest.mark.parametrize("engine", ["procrastinate", "celery"])
-def test_a_year_is_the_same_on_every_engine(engine: str) -> None:
-    """The plan of a year with a leap day and both changes of the clocks is the same on every engine."""
-    now = datetime(2027, 9, 1, 10, 0, 7, tzinfo=UTC).timestamp()
-    for spec, count in YEAR:
-        here, there = a_year(spec, "apscheduler", now, count), a_year(spec, engine, now, count)
-        assert here == there
-        assert len(here[0]["next"]) == count
-    days = told(Plan(None, (YEAR[3][0],), SEED, engine=engine), now, 366)[0]["next"]
-    assert any("2028-02-29" in day["local"] for day in days)
-    assert len({day["local"][-6:] for day in days}) == 2
-
-
 class Steady:
     """A clock that is set."""
 
@@ -276,16 +248,6 @@ def test_a_year_is_sent_as_planned(send: Callable[..., None]) -> None:
 def jittered(spec: JobSpec, instant: int) -> int:
     """How much later it starts."""
     return jitter_of(spec.id, SEED, instant, spec.jitter) if spec.jitter else 0
-
-
-@pytest.mark.parametrize("engine", ["apscheduler", "procrastinate", "celery"])
-def test_the_command_takes_an_engine(engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``lifebeat plan --engine`` prints the plan as that engine would run it."""
-    (tmp_path / "jobs.yaml").write_text(
-        "jobs:\n  beat: {run: 'lifebeat_jobs.telemetry:heartbeat', cron: '0 3 1 1 *', once: application}\n"
-    )
-    assert cli.main(["plan", "--config", str(tmp_path), "--engine", engine]) == 0
-    assert capsys.readouterr().out.count("01-01 03:00:00") == 3
 
 
 # -- clocks that disagree ----------------------------------------------------------------------------------------------

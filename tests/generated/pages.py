@@ -135,9 +135,7 @@ def job_context() -> str:
 
 def commands() -> dict[str, Any]:
     """The parser of each command."""
-    parser: Any = cli.parser()
-    choices: list[Any] = [one.choices for one in parser._actions]
-    return next(one for one in choices if hasattr(one, "keys"))
+    return dict(cli.command_line().commands)
 
 
 def _actions(parser: Any) -> list[argparse.Action]:

@@ -1,4 +1,4 @@
-"""What people see: tables, problems with a caret, times; and JSON for programs."""
+"""What people and programs see: exit codes, tables, JSON, times, problems with a caret."""
 
 from __future__ import annotations
 
@@ -7,14 +7,76 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lifebeat.errors import LifebeatError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lifebeat.errors import Problem
 
+DONE, PROBLEM, USAGE, NO_START, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_CODES = {
+    DONE: "done",
+    PROBLEM: "a problem was found, and said; for plan --diff: the two differ",
+    USAGE: "the command was not understood",
+    NO_START: "it could not start; for plan --diff: one of the two has a problem, which is said",
+    INTERRUPTED: "interrupted with Ctrl-C",
+}
+_SHORT = 8  # of a secret as short as this, even its beginning tells too much
+
+
+class OutputLost(LifebeatError):
+    """What was to be shown could not be written: a full device, a quota."""
+
+
+def say(text: str, *, end: str = "\n") -> None:
+    """Write to standard output.
+
+    Raises:
+        OutputLost: It cannot be written there.
+        BrokenPipeError: Nobody reads it any more.
+    """
+    _write(sys.stdout, text + end)
+
+
+def say_json(value: Any) -> None:
+    """Write JSON for programs to standard output."""
+    say(json.dumps(value, indent=2, default=str))
+
+
+def complain(text: str) -> None:
+    """Write a line to standard error, which may be closed or full as well."""
+    try:
+        _write(sys.stderr, f"{text}\n")
+    except (OutputLost, BrokenPipeError):
+        return
+
+
+def flush() -> None:
+    """Write out what is in the buffer of standard output.
+
+    Raises:
+        OutputLost: It cannot be written there.
+        BrokenPipeError: Nobody reads it any more.
+    """
+    _write(sys.stdout, "", flush=True)
+
+
+def _write(stream: TextIO | None, text: str, *, flush: bool = False) -> None:
+    if stream is None:  # closed by whoever started the command
+        return
+    try:
+        stream.write(text)
+        if flush:
+            stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputLost(f"the output cannot be written: {error.strerror}") from None
+
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns as wide as what they hold."""
+    """Return columns as wide as what they hold."""
     lines = [tuple(map(str, headings)), *(tuple("" if cell is None else str(cell) for cell in row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return "\n".join(
@@ -22,34 +84,43 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     )
 
 
-def pairs(told: dict[str, Any]) -> str:
-    """Names and values, one a line."""
-    width = max((len(name) for name in told), default=0)
+def pairs(values: dict[str, Any]) -> str:
+    """Return names and values, one a line."""
+    width = max((len(name) for name in values), default=0)
     return "\n".join(
-        f"{name.replace('_', ' ').ljust(width)}  {'-' if value is None else value}" for name, value in told.items()
+        f"{name.replace('_', ' ').ljust(width)}  {'-' if value is None else value}" for name, value in values.items()
     )
 
 
-def as_json(told: Any) -> str:
-    """JSON for programs."""
-    return json.dumps(told, indent=2, default=str)
-
-
 def masked(secret: str) -> str:
-    """As much of a secret as tells two apart; of a short one nothing but its length."""
-    return f"{secret[:4] if len(secret) > 8 else ''}… ({len(secret)} characters)"  # noqa: PLR2004
+    """Return as much of a secret as tells two apart; of a short one nothing but its length."""
+    return f"{secret[:4] if len(secret) > _SHORT else ''}... ({len(secret)} characters)"
 
 
-def moment(seconds: float | None) -> str | None:
-    """A time in UTC, to the second."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 job`` or ``2 jobs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def show_problems(problems: Iterable[Problem], file: TextIO | None = None) -> None:
-    """Each problem on a line; on a terminal with the line that has it and a caret."""
-    out: TextIO = file or sys.stderr
+def iso(moment: datetime | float | None) -> str | None:
+    """Return a moment (seconds since the epoch, or a datetime) in ISO 8601 in UTC, to the second, for programs."""
+    return None if moment is None else _utc(moment).isoformat(timespec="seconds")
+
+
+def spoken(moment: datetime | float | None) -> str | None:
+    """Return a moment in UTC, to the second, for people."""
+    return None if moment is None else f"{_utc(moment):%Y-%m-%d %H:%M:%S}"
+
+
+def _utc(moment: datetime | float) -> datetime:
+    return moment.astimezone(UTC) if isinstance(moment, datetime) else datetime.fromtimestamp(moment, tz=UTC)
+
+
+def show_problems(problems: Iterable[Problem]) -> None:
+    """Write each problem on a line of standard error; on a terminal with the line that has it and a caret."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
     for problem in problems:
-        out.write(f"{problem}\n")
-        if out.isatty() and problem.text is not None and problem.column is not None:
+        complain(str(problem))
+        if terminal and problem.text is not None and problem.column is not None:
             shown = problem.text.replace("\t", " ")
-            out.write(f"    {shown}\n    {' ' * (problem.column - 1)}^\n")
+            complain(f"    {shown}\n    {' ' * (problem.column - 1)}^")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,13 +12,18 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lifebeat.cli import console
+from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.clock import SystemClock
 from lifebeat.host.host import Host
 from lifebeat.lifecycle.life import Lifecycle
 from lifebeat.settings.layers import ConfigSource
 from lifebeat.testing import PostHogServer, telemetry_allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CONFIG = {
     "appName": "lifebeat-demo",
@@ -27,18 +33,35 @@ CONFIG = {
 }
 
 
-def show(*, seconds: float) -> int:
-    """Run the demo with a host that lives for ``seconds``; returns the exit code."""
+def show(*, seconds: float, as_json: bool = False) -> int:
+    """Run the demo with a host that lives for ``seconds``, and return the exit code."""
+    if as_json:
+        return _show_json(seconds)
     _log()
+    with _installation() as (config_dir, receiver):
+        console.say(f"A PostHog receiver listens on {receiver.url}. Nothing leaves this machine.")
+        console.say("A scheduler host starts, with a heartbeat every 2 seconds:\n")
+        console.flush()
+        number = _live(config_dir, seconds)
+        console.say(f"\nThe host was stopped by a real {number}, and flushed. What the receiver got over HTTP:\n")
+        return _report(receiver)
+
+
+def _show_json(seconds: float) -> int:
+    """Show what the receiver got, and nothing else, for programs."""
+    with _installation() as (config_dir, receiver):
+        _live(config_dir, seconds)
+        console.say_json(receiver.events)
+        return DONE if receiver.names() else PROBLEM
+
+
+@contextlib.contextmanager
+def _installation() -> Iterator[tuple[Path, PostHogServer]]:
     with tempfile.TemporaryDirectory(prefix="lifebeat-demo-") as scratch, PostHogServer() as receiver:
         config_dir = Path(scratch) / "config"
         config_dir.mkdir()
         (config_dir / "config.json").write_text(json.dumps({**CONFIG, "telemetryHost": receiver.url}, indent=2))
-        print(f"A PostHog receiver listens on {receiver.url}. Nothing leaves this machine.")
-        print("A scheduler host starts, with a heartbeat every 2 seconds:\n", flush=True)
-        number = _live(config_dir, seconds)
-        print(f"\nThe host was stopped by a real {number}, and flushed. What the receiver got over HTTP:\n")
-        return _report(receiver)
+        yield config_dir, receiver
 
 
 def _live(config_dir: Path, seconds: float) -> str:
@@ -54,14 +77,15 @@ def _live(config_dir: Path, seconds: float) -> str:
 
 def _report(receiver: PostHogServer) -> int:
     rows = [(one["event"], one["timestamp"], _properties(one["properties"])) for one in receiver.events]
-    print(console.table(("event", "timestamp", "properties"), rows))
+    console.say(console.table(("event", "timestamp", "properties"), rows))
     names = receiver.names()
     if not {"startup", "heartbeat", "shutdown"} <= set(names):
-        print("\nThat is not the whole life: an event is missing.", file=sys.stderr)
-        return 1
-    print(f"\n{len(names)} events in {len(receiver.requests)} requests. Each body, whole: lifebeat preview")
-    print("Next: `lifebeat run --config DIR` is the real thing; README.md shows how to embed it in six lines.")
-    return 0
+        console.complain("\nThat is not the whole life: an event is missing.")
+        return PROBLEM
+    requests = console.counted(len(receiver.requests), "request")
+    console.say(f"\n{console.counted(len(names), 'event')} in {requests}. Each body, whole: lifebeat preview")
+    console.say("Next: `lifebeat run --config DIR` is the real thing; README.md shows how to embed it in six lines.")
+    return DONE
 
 
 def _properties(properties: dict[str, object]) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
-from lifebeat.cli.plan import to_second
 from lifebeat.cli.upcoming import in_words, phase_in_words, upcoming
 from lifebeat.schedule.instants import At, AtShutdown, AtStart, Cron, Every
 from lifebeat.text.durations import format_duration
@@ -36,7 +35,7 @@ class Change:
 
     job: str
     fields: dict[str, Pair]
-    runs: tuple[list[str], list[str]] | None
+    runs: tuple[list[str | None], list[str | None]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +88,12 @@ def _change(
     ran, runs = (
         [run.starts for run in upcoming(spec, seed, now, count)] for spec, seed in zip(pair, seeds, strict=True)
     )
-    differ = (list(map(to_second, ran)), list(map(to_second, runs))) if ran != runs else None
+    differ = ([*map(console.iso, ran)], [*map(console.iso, runs)]) if ran != runs else None
     return Change(pair[0].id, fields, differ)
 
 
 def _fields(spec: JobSpec) -> dict[str, str | None]:
-    """The job's fields as a job file says them."""
+    """Return the job's fields as a job file says them."""
     return {
         "run": spec.run,
         **_trigger(spec),
@@ -135,8 +134,8 @@ def _masked(text: str | None, secrets: frozenset[str]) -> str | None:
     return text
 
 
-def told(difference: Difference) -> dict[str, Any]:
-    """The difference for programs."""
+def as_dict(difference: Difference) -> dict[str, Any]:
+    """Return the difference for programs."""
     return {
         "from": difference.names[0],
         "to": difference.names[1],
@@ -158,8 +157,8 @@ def _pair(pair: Pair) -> dict[str, Any]:
     return dict(zip(("from", "to"), pair, strict=True))
 
 
-def shown(difference: Difference) -> str:
-    """The difference for people: ``+`` added, ``-`` removed, ``~`` changed."""
+def as_text(difference: Difference) -> str:
+    """Return the difference for people: ``+`` added, ``-`` removed, ``~`` changed."""
     first, second = difference.names
     if not difference:
         return f"{first} and {second}: the same jobs, the same next runs"
@@ -168,18 +167,20 @@ def shown(difference: Difference) -> str:
     lines += [f"- {spec.id}: {in_words(spec)}, {spec.run}" for spec in difference.removed]
     for one in difference.changed:
         lines.append(f"~ {one.job}")
-        lines += [f"    {name}: {_said(before)} -> {_said(after)}" for name, (before, after) in one.fields.items()]
+        lines += [
+            f"    {name}: {_or_dash(before)} -> {_or_dash(after)}" for name, (before, after) in one.fields.items()
+        ]
         if one.runs:
             before, after = (runs[0] if runs else None for runs in one.runs)
             lines.append(_next_run(before, after))
     return "\n".join(lines)
 
 
-def _said(value: str | None) -> str:
+def _or_dash(value: str | None) -> str:
     return "-" if value is None else value
 
 
 def _next_run(before: str | None, after: str | None) -> str:
     if before == after:
-        return f"    next run: {_said(before)} for both; those after it differ"
-    return f"    next run: {_said(before)} -> {_said(after)}"
+        return f"    next run: {_or_dash(before)} for both; those after it differ"
+    return f"    next run: {_or_dash(before)} -> {_or_dash(after)}"

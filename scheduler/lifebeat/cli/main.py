@@ -1,145 +1,96 @@
-"""The command line: every command with its options, and the exit codes."""
+"""The command line: every family of commands, and the one end of every command."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
-from lifebeat.cli.commands import check, config, demo, plan, prove_off, run, schema
-from lifebeat.cli.invocation import DONE, EXIT_CODES, NO_START, PROBLEM, USAGE
-from lifebeat.cli.telemetrycommands import flush, log, preview, rotate_id, setconfig, status
+from lifebeat.cli.console import DONE, EXIT_CODES, INTERRUPTED, NO_START, PROBLEM, USAGE
 from lifebeat.errors import ConfigError, LifebeatError
-from lifebeat.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["DONE", "EXIT_CODES", "NO_START", "PROBLEM", "USAGE", "main", "parser"]
+    from lifebeat.cli.options import CommandLine
+
+__all__ = ["DONE", "EXIT_CODES", "INTERRUPTED", "NO_START", "PROBLEM", "USAGE", "command_line", "main"]
+
+DEBUG = "LIFEBEAT_DEBUG"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code."""
-    args = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = "lifebeat", **arguments: Any) -> int:
+    """Run a command and return its exit code.
+
+    An application gives its own users the same commands under a name of its own::
+
+        sys.exit(lifebeat.main(prog="notes telemetry", app_name="notes", app_version="1.4.2", api_key="phc_..."))
+
+    Args:
+        argv: The words of the command line; ``None`` for those of the process.
+        prog: What the command line is called.
+        arguments: What the application gives to ``attach``, so that the commands know it too.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
+    return _ended(lambda: _run(words, prog, arguments))
+
+
+def command_line(prog: str = "lifebeat") -> CommandLine:
+    """Return the command line; the reference in the documents is made from it."""
+    from lifebeat.cli import config, jobs, proof, run, telemetry
+    from lifebeat.cli.options import CommandLine
+
+    made = CommandLine(prog)
+    for family in (run, jobs, config, telemetry, proof):
+        family.add_commands(made)
+    return made
+
+
+def _run(words: list[str], prog: str, arguments: dict[str, Any]) -> int:
     try:
-        code: int = args.command(args)
+        args = command_line(prog).parse(words)
+    except SystemExit as asked:  # argparse has written its help, or why it does not understand
+        return asked.code if isinstance(asked.code, int) else USAGE
+    args.arguments, args.prog = arguments, prog
+    try:
+        code: int = args.run(args)
     except ConfigError as error:
         console.show_problems(error.problems)
-        return NO_START if args.command is run else PROBLEM
-    except LifebeatError as error:
-        print(f"lifebeat: {error}", file=sys.stderr)
-        return PROBLEM
-    except BrokenPipeError:  # `lifebeat log | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return NO_START if args.command == "run" else PROBLEM
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; the reference in the documents is made from it."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", metavar="DIR", help="the config directory (default: LIFEBEAT_CONFIG_DIR, ./config)")
-    shared.add_argument("--deployment", metavar="NAME", help="the overlay to use (default: LIFEBEAT_DEPLOYMENT)")
-    shared.add_argument(
-        "--allow", metavar="MODULE", action="append", default=[], help="a module that jobs may run; may be repeated"
-    )
-    shared.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting for this command; may be repeated"
-    )
-    codes = "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
-    top = argparse.ArgumentParser(
-        prog="lifebeat",
-        description="Anonymous lifecycle telemetry as scheduler jobs that are edited in config.",
-        epilog=f"Exit codes: {codes}.",
-    )
-    top.add_argument("--version", action="version", version=f"lifebeat {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command, options in _COMMANDS.items():
-        text = (command.__doc__ or "").strip()
-        name = command.__name__.rstrip("_").replace("_", "-")
-        one = commands.add_parser(name, parents=[shared], help=text.partition("\n")[0], description=text)
-        for flags, extra in options:
-            one.add_argument(*flags, **extra)
-        one.set_defaults(command=command)
-    return top
+def _ended(command: Callable[[], int]) -> int:
+    """Return the exit code of a command, however it ends, and say why in a line where it did not end well."""
+    code = PROBLEM
+    try:
+        code = command()
+        console.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # `lifebeat log | head`
+        code = DONE
+    except LifebeatError as error:
+        code = PROBLEM
+        console.complain(f"lifebeat: {error}")
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        console.complain(f"lifebeat: not foreseen: {words}. Please report it, with the traceback that {DEBUG}=1 shows")
+    return _without_output(code)
 
 
-_JSON: tuple[tuple[str, ...], dict[str, Any]] = (("--json",), {"action": "store_true", "help": "JSON, for programs"})
-_COUNT: tuple[tuple[str, ...], dict[str, Any]] = (("--count",), {"type": int, "metavar": "N"})
-_COMMANDS: dict[Callable[[argparse.Namespace], int], list[tuple[tuple[str, ...], dict[str, Any]]]] = {
-    run: [
-        (
-            ("--engine",),
-            {
-                "metavar": "NAME",
-                "help": "what runs the jobs that the application shares: apscheduler, for one machine, or "
-                "procrastinate (default: LIFEBEAT_ENGINE, apscheduler)",
-            },
-        ),
-        (
-            ("--database",),
-            {
-                "metavar": "URL",
-                "help": "the PostgreSQL of the engine; better as LIFEBEAT_DATABASE, which no list of processes shows",
-            },
-        ),
-    ],
-    check: [_JSON],
-    plan: [
-        _JSON,
-        (_COUNT[0], {**_COUNT[1], "default": 3, "help": "how many runs of each job (default 3)"}),
-        (
-            ("--diff",),
-            {
-                "nargs": 2,
-                "metavar": "NAME",
-                "help": "what differs between two deployments: --diff staging production; - or default for none",
-            },
-        ),
-        (
-            ("--engine",),
-            {
-                "dest": "on",
-                "choices": ["apscheduler", "procrastinate", "celery"],
-                "metavar": "NAME",
-                "help": "as that engine would run it: apscheduler (the default), procrastinate or celery",
-            },
-        ),
-        (("--timeline",), {"action": "store_true", "help": "with a picture of the next day, as on a terminal"}),
-    ],
-    config: [_JSON, (("--layers",), {"action": "store_true", "help": "with what each layer said"})],
-    setconfig: [
-        (("key",), {"metavar": "KEY", "help": "such as telemetryEnabled"}),
-        (("value",), {"metavar": "VALUE", "help": "such as false"}),
-    ],
-    status: [
-        _JSON,
-        (
-            ("--healthy",),
-            {
-                "action": "store_true",
-                "help": "only ask the lifebeat run with this config directory on this machine whether it is well",
-            },
-        ),
-    ],
-    preview: [
-        (("event",), {"nargs": "?", "choices": ["startup", "heartbeat", "shutdown"], "help": "only this event"}),
-        _JSON,
-    ],
-    log: [_JSON, (_COUNT[0], {**_COUNT[1], "default": 50, "help": "how many events, newest first (default 50)"})],
-    flush: [
-        (
-            ("--timeout",),
-            {"type": float, "default": 30.0, "metavar": "SECONDS", "help": "how long it may take (default 30)"},
-        )
-    ],
-    rotate_id: [],
-    prove_off: [],
-    schema: [(("file",), {"choices": ["jobs", "config", "overlay"], "help": "the kind of file"})],
-    demo: [(("--seconds",), {"type": float, "default": 7.0, "help": "how long the host runs (default 7)"})],
-}
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _without_output(code: int) -> int:
+    """Keep the interpreter's exit from failing at a buffer that nobody takes."""
+    try:
+        console.flush()
+    except (BrokenPipeError, LifebeatError):
+        with contextlib.suppress(OSError, ValueError):  # a standard output that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

@@ -11,9 +11,9 @@ from lifebeat.settings.table import KEYS
 from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:
+    from lifebeat.cli.application import Application
     from lifebeat.errors import Problem
     from lifebeat.jobfile.reader import JobSpec
-    from lifebeat.lifecycle.life import Lifecycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,6 @@ class Plan:
         seed: What phases and jitter are made from.
         problems: Everything that is wrong, in settings and jobs.
         secrets: The values that must not be shown.
-        engine: What runs the jobs that the application shares.
     """
 
     deployment: str | None
@@ -34,19 +33,18 @@ class Plan:
     seed: str
     problems: tuple[Problem, ...] = ()
     secrets: frozenset[str] = frozenset()
-    engine: str = "apscheduler"
 
 
-def read(life: Lifecycle, engine: str = "apscheduler") -> Plan:
-    """The plan as config says it now, on an engine."""
-    settings, found = life.source.read(), life.load()
+def read(application: Application) -> Plan:
+    """Return the plan as config says it now."""
+    settings = application.settings
     secrets = frozenset(str(settings.value(key.name)) for key in KEYS if key.secret and settings.value(key.name))
-    problems = tuple(dict.fromkeys((*settings.problems, *found.problems)))
-    return Plan(life.source.deployment, found.specs, life.find_seed(), problems, secrets, engine)
+    deployment, specs = application.source.deployment, application.jobs.specs
+    return Plan(deployment, specs, application.seed, application.problems, secrets)
 
 
-def told(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:
-    """Each job with its next runs, for programs."""
+def as_list(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:
+    """Return each job with its next runs, for programs."""
     return [
         {
             "job": spec.id,
@@ -55,34 +53,27 @@ def told(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:
             "enabled": spec.enabled,
             "once": spec.once,
             "jitter": format_duration(spec.jitter),
-            "next": [run_told(run) for run in upcoming(spec, plan.seed, now, count, plan.engine)],
+            "next": [_run_as_dict(run) for run in upcoming(spec, plan.seed, now, count)],
         }
         for spec in plan.specs
     ]
 
 
-def run_told(run: Run) -> dict[str, str | None]:
-    """One run for programs: ISO 8601 in UTC, and as the job's time zone writes it."""
+def _run_as_dict(run: Run) -> dict[str, str | None]:
+    """Return one run for programs: ISO 8601 in UTC, and as the job's time zone writes it."""
     return {
-        "instant": to_second(run.instant),
-        "starts": to_second(run.starts),
-        "latest": to_second(run.latest),
+        "instant": console.iso(run.instant),
+        "starts": console.iso(run.starts),
+        "latest": console.iso(run.latest),
         "local": run.instant.isoformat(timespec="seconds"),
         "clocks": run.clocks or None,
     }
 
 
-def to_second(moment: Any) -> str:
-    """A moment in UTC in ISO 8601, to the second."""
-    from datetime import UTC
-
-    return str(moment.astimezone(UTC).isoformat(timespec="seconds"))
-
-
-def shown(plan: Plan, now: float, count: int) -> str:
-    """A table with a line for each run; columns that nothing stands in are left out."""
+def as_table(plan: Plan, now: float, count: int) -> str:
+    """Return a table with a line for each run; columns that nothing stands in are left out."""
     headings = ("job", "when", "once per", "next runs (UTC)", "jitter until", "local time", "", "runs")
-    lines = [line for spec in plan.specs for line in _lines(spec, upcoming(spec, plan.seed, now, count, plan.engine))]
+    lines = [line for spec in plan.specs for line in _lines(spec, upcoming(spec, plan.seed, now, count))]
     kept = [n for n in range(len(headings)) if any(line[n] for line in lines) or n in {0, 1, 2, 3, 7}]
     return console.table([headings[n] for n in kept], [[line[n] for n in kept] for line in lines])
 

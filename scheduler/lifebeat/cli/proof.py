@@ -16,9 +16,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.cli import console
+from lifebeat.cli.console import DONE, PROBLEM
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
     from pathlib import Path
+
+    from lifebeat.cli.options import CommandLine
 
 NETWORK = frozenset(
     {"socket.__new__", "socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo",
@@ -83,6 +89,26 @@ def _for_writing(args: tuple[Any, ...]) -> bool:
     return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
 
 
+def add_commands(line: CommandLine) -> None:
+    """Add the command."""
+    line.add("prove-off", prove_off)
+
+
+def prove_off(args: argparse.Namespace) -> int:
+    """Run the whole life with telemetry off, and show what it attempted: connections, look-ups, files, threads."""
+    from lifebeat.cli.application import source_of
+
+    attempts = prove(source_of(args).config_dir, os.environ)
+    if args.json:
+        console.say_json([{"kind": one.kind, "what": one.what} for one in attempts])
+    elif attempts:
+        console.say(console.table(("attempted", "what"), [(one.kind, one.what) for one in attempts]))
+    else:
+        console.say(f"Telemetry was off for a whole life of {LIFE_SECONDS:.0f} s: start, heartbeats, flush, stop.")
+        console.say("Attempted: no connection, no look-up, no file, no database, no process, no thread.")
+    return PROBLEM if attempts else DONE
+
+
 def prove(config_dir: Path, environ: Mapping[str, str], *, off: bool = True) -> list[Attempt]:
     """Live a whole life in a child and return what it attempted.
 
@@ -104,16 +130,15 @@ def prove(config_dir: Path, environ: Mapping[str, str], *, off: bool = True) -> 
 
 def live(config_dir: str) -> list[Attempt]:
     """In the child: attach, start, some heartbeats' time, flush, preview, stop, all of it watched."""
-    from apscheduler.schedulers.background import BackgroundScheduler
-
     from lifebeat.clock import SystemClock
     from lifebeat.embedding import attach_life
     from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.registration.registry import background_scheduler
     from lifebeat.settings.layers import ConfigSource
     from lifebeat.settings.layers import config_dir as find
 
     watcher = Watcher()
-    scheduler: Any = BackgroundScheduler(timezone="UTC")
+    scheduler: Any = background_scheduler()
     source = ConfigSource(
         find(config_dir, os.environ),
         command_line={"telemetryHeartbeatInterval": "200ms"},

@@ -23,7 +23,7 @@ _LEVELS = (0, 1, 2, 5, _MANY)
 
 
 def timeline(specs: Iterable[JobSpec], seed: str, now: float, encoding: str = "utf-8") -> str:
-    """The 24 hours from the beginning of this hour, in UTC, 79 characters wide.
+    """Return the 24 hours from the beginning of this hour, in UTC, 79 characters wide.
 
     Args:
         specs: The jobs.
@@ -59,7 +59,7 @@ def _row(spec: JobSpec, instants: Instants | None, start: int, signs: str) -> st
 
 
 def _cells(instants: Instants, start: int, jitter: int) -> list[int]:
-    """For each half hour how much there is: 0 nothing, 1 the end of a jitter window, from 2 up one run and more."""
+    """Return how much each half hour has: 0 nothing, 1 the end of a jitter window, from 2 up one run and more."""
     cells = [0] * COLUMNS
     for column in range(COLUMNS):
         found = _within(instants, start + column * _CELL)

@@ -20,7 +20,6 @@ from lifebeat.schedule.instants import (
     instants_of,
     jitter_of,
     to_datetime,
-    to_instant,
     zone,
 )
 from lifebeat.text.durations import format_duration
@@ -50,23 +49,21 @@ class Run:
     clocks: str = ""
 
 
-def upcoming(spec: JobSpec, seed: str, now: float, count: int, engine: str = "apscheduler") -> list[Run]:
-    """The next ``count`` runs of a job that is registered at ``now``; none for start, shutdown, and one that is off.
+def upcoming(spec: JobSpec, seed: str, now: float, count: int) -> list[Run]:
+    """Return the next ``count`` runs of a job registered at ``now``; none for start, shutdown, and one that is off.
 
     Args:
         spec: The job.
         seed: What its phase and its jitter are made from.
         now: The time, in seconds since the epoch.
         count: How many runs.
-        engine: What would run it. It is asked by the code that it is asked by when it runs, and so says the same.
     """
     instants = instants_to_come(spec, seed, now)
     if instants is None:
         return []
-    following = _on_apscheduler if engine == "apscheduler" or spec.once == "process" else _on_timetable
     runs: list[Run] = []
     before = to_datetime(int(now * SECOND))
-    for at, starts in islice(following(spec, instants, partial(_jitter, spec, seed), before), count):
+    for at, starts in islice(_following(spec, instants, partial(_jitter, spec, seed), before), count):
         instant = at.astimezone(_zone(spec))
         latest = instant.astimezone(UTC) + spec.jitter
         runs.append(Run(instant, starts, latest, _clocks(spec, before.astimezone(instant.tzinfo), instant)))
@@ -74,10 +71,10 @@ def upcoming(spec: JobSpec, seed: str, now: float, count: int, engine: str = "ap
     return runs
 
 
-def _on_apscheduler(
+def _following(
     spec: JobSpec, instants: Instants, jitter: Callable[[int], int], now: datetime
 ) -> Iterator[tuple[datetime, datetime]]:
-    """Each instant and when it starts, as a scheduler in the process is told."""
+    """Return each instant and when it starts, computed by the trigger that the scheduler is given."""
     from lifebeat.registration.triggers import InstantTrigger
 
     trigger = InstantTrigger(instants, jitter, coalesce=spec.coalesce)
@@ -87,21 +84,8 @@ def _on_apscheduler(
         starts = trigger.get_next_fire_time(starts, starts)
 
 
-def _on_timetable(
-    spec: JobSpec, instants: Instants, jitter: Callable[[int], int], now: datetime
-) -> Iterator[tuple[datetime, datetime]]:
-    """Each instant and when it starts, as an engine beyond one machine is told."""
-    from lifebeat.engines.timetable import Timetable
-
-    timetable = Timetable()
-    timetable.put(spec, instants, jitter, since=to_instant(now))
-    while (starts := timetable.next()) is not None:
-        for due in timetable.due(starts):
-            yield to_datetime(due.instant), to_datetime(starts)
-
-
 def instants_to_come(spec: JobSpec, seed: str, now: float) -> Instants | None:
-    """The instants of a job whose process starts now; ``None`` where there are none."""
+    """Return the instants of a job whose process starts now; ``None`` where there are none."""
     return instants_of(spec.trigger, job_id=spec.id, seed=seed, started_at=now) if spec.enabled else None
 
 
@@ -120,17 +104,17 @@ def _zone(spec: JobSpec) -> tzinfo:
 
 
 def _clocks(spec: JobSpec, before: datetime, at: datetime) -> str:
-    """In words: another UTC offset than ``before``, a time of day that is left out, and one that comes twice."""
-    told: list[str] = []
+    """Return in words: another UTC offset than ``before``, a time of day that is left out, and one that comes twice."""
+    words: list[str] = []
     change = _offset(at) - _offset(before)
     if change:
-        told.append(f"clocks {'forward' if change > timedelta(0) else 'back'} {format_duration(abs(change))}")
+        words.append(f"clocks {'forward' if change > timedelta(0) else 'back'} {format_duration(abs(change))}")
     if _is_moved(spec, at):
         left_out = at.replace(tzinfo=None) - _offset(at) + _offset(at - _DAY)
-        told.append(f"{left_out:%H:%M} does not exist")
+        words.append(f"{left_out:%H:%M} does not exist")
     elif at.replace(fold=0).utcoffset() != at.replace(fold=1).utcoffset():
-        told.append(f"{at:%H:%M} comes twice, the {'second' if at.fold else 'first'} time")
-    return "; ".join(told)
+        words.append(f"{at:%H:%M} comes twice, the {'second' if at.fold else 'first'} time")
+    return "; ".join(words)
 
 
 def _offset(moment: datetime) -> timedelta:
@@ -138,7 +122,7 @@ def _offset(moment: datetime) -> timedelta:
 
 
 def _is_moved(spec: JobSpec, at: datetime) -> bool:
-    """Whether the run lies at another time of day than was written, since that one is left out."""
+    """Return whether the run lies at another time of day than was written, since that one is left out."""
     match spec.trigger:
         case Cron(expression, _):
             from lifebeat.schedule import cron
@@ -154,7 +138,7 @@ def _is_moved(spec: JobSpec, at: datetime) -> bool:
 
 
 def in_words(spec: JobSpec) -> str:
-    """The trigger as the job file says it."""
+    """Return the trigger as the job file says it."""
     match spec.trigger:
         case AtStart():
             return "at start"
@@ -170,5 +154,5 @@ def in_words(spec: JobSpec) -> str:
 
 
 def phase_in_words(phase: str | timedelta) -> str:
-    """The phase as the job file says it."""
+    """Return the phase as the job file says it."""
     return format_duration(phase) if isinstance(phase, timedelta) else phase

@@ -1,4 +1,4 @@
-"""Whether a ``lifebeat run`` is well, asked from another process: its scheduler has to go around to say so.
+"""Health of a ``lifebeat run``, asked from another process: its scheduler has to go around to answer.
 
 It answers on a socket that has a name and no file (an abstract one, of Linux), so that a read-only container needs no
 place for it; processes of other users get no answer.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE = 3.0
-_WELL = b"well"
+_HEALTHY = b"healthy"
 _STUCK = b"stuck"
 _CREDENTIALS = struct.Struct("3i")
 
@@ -63,17 +63,17 @@ class Health:
                 return
             with asking, contextlib.suppress(OSError):
                 if _user_of(asking) in {0, os.geteuid()}:
-                    asking.sendall(_WELL if self._responds(PATIENCE) else _STUCK)
+                    asking.sendall(_HEALTHY if self._responds(PATIENCE) else _STUCK)
 
 
 def ask(config_dir: Path) -> tuple[bool, str]:
-    """Whether every ``lifebeat run`` with that config directory on this machine is well, and in words what is so."""
+    """Return whether every ``lifebeat run`` with that config directory on this machine is healthy, and why."""
     names = _listening(_prefix(config_dir))
     if not names:
         return False, f"no lifebeat run with the config directory {str(config_dir.resolve())!r} on this machine"
-    ill = [name.split("-")[2] for name in names if _answer(name) != _WELL]
-    if ill:
-        return False, f"the scheduler of process {', '.join(ill)} stands still"
+    unhealthy = [name.split("-")[2] for name in names if _answer(name) != _HEALTHY]
+    if unhealthy:
+        return False, f"the scheduler of process {', '.join(unhealthy)} stands still"
     return True, f"{len(names)} running" if len(names) > 1 else "running"
 
 
@@ -83,7 +83,7 @@ def _prefix(config_dir: Path) -> str:
 
 
 def _listening(prefix: str) -> list[str]:
-    """The names of the sockets; a connection to one is listed under its name as well."""
+    """Return the names of the sockets; a connection to one is listed under its name as well."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
     except OSError:

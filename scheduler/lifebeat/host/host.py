@@ -13,6 +13,7 @@ from lifebeat.errors import ConfigError
 from lifebeat.host.health import Health
 from lifebeat.lifecycle.signals import StopSignals
 from lifebeat.lifecycle.watch import Watch
+from lifebeat.registration.registry import background_scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,18 +31,16 @@ class Host:
 
     Args:
         life: What it runs.
-        notifier: Who is told of each step; ``None`` for nobody.
+        notifier: The service manager, told of each step; ``None`` for none.
     """
 
     def __init__(self, life: Lifecycle, notifier: Notifier | None = None) -> None:
-        from apscheduler.schedulers.background import BackgroundScheduler
-
         from lifebeat.host.systemd import Notifier
 
         self.life = life
         self._notifier = notifier or Notifier(None)
         self.signals = StopSignals()
-        self._scheduler: Any = BackgroundScheduler(timezone="UTC")
+        self._scheduler: Any = background_scheduler()
         self._reload = False
 
     def run(self, *, ready: Callable[[], None] | None = None) -> None:
@@ -80,7 +79,7 @@ class Host:
         self._scheduler.start()
         watch.start()
         health.start()
-        self.life.logger.info("started; telemetry is %s", self.life.source.read().reason)
+        self.life.logger.info("started; telemetry is %s", self.life.consent())
         if ready is not None:
             ready()
         notifier.ready(self._status())
@@ -116,7 +115,7 @@ class Host:
         if problems:
             return f"the edited config is not used: {problems[0]}"
         number = sum(spec.enabled for spec in found.specs)
-        return f"{number} {'job' if number == 1 else 'jobs'}; telemetry is {settings.reason}"
+        return f"{number} {'job' if number == 1 else 'jobs'}; telemetry is {self.life.consent()}"
 
     def _longest_stop(self) -> float:
         return JOB_GRACE + self.life.source.read().shutdown_timeout.total_seconds() + STOP_MARGIN

@@ -1,4 +1,4 @@
-"""What a service manager is told of this process: the protocol of ``sd_notify``, without a library."""
+"""The protocol of ``sd_notify``, by which a service manager follows this process, without a library."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ class Notifier:
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> Self:
-        """The one that the environment names; taken out of it, since it is for this process and not its children."""
+        """Return the one that the environment names, and take it out there: it is not for children."""
         address, microseconds, process = (environ.pop(name, "") for name in VARIABLES)
         is_meant = microseconds.isdecimal() and process in {"", str(os.getpid())}
         return cls(address or None, (int(microseconds) / 1e6 or None) if is_meant else None)
 
     def ready(self, status: str) -> None:
-        """The jobs are registered; also after a reload."""
+        """Say that the jobs are registered; also after a reload."""
         self._send(READY=1, STATUS=status)
 
     def status(self, status: str) -> None:
-        """A line for people."""
+        """Show a line to people."""
         self._send(STATUS=status)
 
     def reloading(self) -> None:
-        """Config is being read again; ``ready`` says when that is over."""
+        """Say that config is being read again; ``ready`` ends that."""
         self._send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
 
     def stopping(self, status: str, *, within: float) -> None:
-        """The end has begun and takes at most ``within`` seconds, which the manager is asked to grant."""
+        """Say that the stop has begun, and ask for up to ``within`` seconds."""
         self._send(STOPPING=1, STATUS=status, EXTEND_TIMEOUT_USEC=int(within * 1e6))
 
     def failed(self, status: str, *, errno: int) -> None:
-        """The start has failed."""
+        """Say that the start has failed."""
         self._send(STATUS=status, ERRNO=errno)
 
     def beat(self) -> None:
-        """The work goes on."""
+        """Reset the watchdog."""
         self._send(WATCHDOG=1)
 
     def _send(self, **fields: object) -> None:

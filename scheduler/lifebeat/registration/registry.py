@@ -310,6 +310,13 @@ def handle_of(scheduler: Any) -> Any:
     return next((owner.handle for owner in owners if isinstance(owner, Registry)), None)
 
 
+def background_scheduler() -> Any:
+    """Return a scheduler with a thread of its own, for hosts that have none."""
+    from apscheduler.schedulers.background import BackgroundScheduler
+
+    return BackgroundScheduler(timezone="UTC")
+
+
 def _prefixed(job_id: str) -> str:
     return f"{ALIAS}:{job_id}"
 

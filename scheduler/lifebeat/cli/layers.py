@@ -25,12 +25,12 @@ def written(key: Key, value: Any) -> Any:
     return format_duration(value) if isinstance(value, timedelta) else str(value)
 
 
-def told(settings: Settings, *, with_layers: bool) -> list[dict[str, Any]]:
+def as_list(settings: Settings, *, with_layers: bool) -> list[dict[str, Any]]:
     """Each key with its value and its source, for programs; with what each layer said, lowest first."""
-    return [_told(key, settings, with_layers=with_layers) for key in KEYS]
+    return [_as_dict(key, settings, with_layers=with_layers) for key in KEYS]
 
 
-def _told(key: Key, settings: Settings, *, with_layers: bool) -> dict[str, Any]:
+def _as_dict(key: Key, settings: Settings, *, with_layers: bool) -> dict[str, Any]:
     value = settings.value(key.name)
     row = {"key": key.name, "value": written(key, value), "source": _source(key, settings)}
     if not with_layers:
@@ -62,13 +62,13 @@ def _is_valid(key: Key, one: Said) -> bool:
     return True
 
 
-def shown(settings: Settings) -> str:
+def as_table(settings: Settings) -> str:
     """A table of the merged settings."""
     rows = [(key.name, _cell(written(key, settings.value(key.name))), _source(key, settings)) for key in KEYS]
     return console.table(("key", "value", "set by"), rows)
 
 
-def layers_shown(settings: Settings, labels: list[str]) -> str:
+def layers_as_table(settings: Settings, labels: list[str]) -> str:
     """What each layer said about each key, lowest first; ``>`` is before the one that counts.
 
     Args:
@@ -76,7 +76,7 @@ def layers_shown(settings: Settings, labels: list[str]) -> str:
         labels: Every layer that was asked, lowest first, those that said nothing too.
     """
     rows: list[tuple[str, Any, str]] = []
-    for row in told(settings, with_layers=True):
+    for row in as_list(settings, with_layers=True):
         for number, one in enumerate(row["layers"]):
             mark = ">" if one["counts"] else " "
             rows.append(("" if number else row["key"], f"{mark} {_heard(one)}", one["layer"]))

@@ -1,0 +1,201 @@
+"""The application that a command speaks of, as it is known from outside: its settings, jobs, state and consent."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from lifebeat import consent, installation
+from lifebeat.cli import console
+from lifebeat.clock import SystemClock
+from lifebeat.context import JobContext
+from lifebeat.errors import LifebeatError
+from lifebeat.jobfile import reader
+from lifebeat.schedule.instants import SECOND, to_datetime
+from lifebeat.settings import layers
+from lifebeat.settings.table import BY_NAME
+from lifebeat.storage import state_dir as statedir
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lifebeat.context import Consent, JobModule
+    from lifebeat.errors import Problem
+    from lifebeat.jobfile.reader import JobFile
+    from lifebeat.settings.table import Settings
+
+TELEMETRY = "lifebeat_jobs.telemetry"
+
+
+class Application:
+    """What a command knows of the application; looking at it changes nothing.
+
+    Args:
+        args: The options that all commands share.
+        environ: The environment.
+    """
+
+    def __init__(self, args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> None:
+        self.clock = SystemClock()
+        self.logger = logging.getLogger("lifebeat")
+        self.allow: tuple[str, ...] = (*args.arguments.get("allow", ()), *args.allow)
+        self.source = source_of(args, environ)
+
+    @property
+    def config_dir(self) -> Path:
+        """The config directory."""
+        return self.source.config_dir
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The merged settings."""
+        return self.source.read()
+
+    @cached_property
+    def jobs(self) -> JobFile:
+        """The job file, with the overlay and the settings on it."""
+        return self.read_jobs()
+
+    def read_jobs(self, *, import_disabled: bool = False) -> JobFile:
+        """Return the job file; with ``import_disabled`` the functions of jobs that are off are looked at too."""
+        return reader.load(
+            reader.job_file(self.config_dir),
+            self.settings,
+            overlay=self.source.overlay,
+            allow=self.allow,
+            import_disabled=import_disabled,
+        )
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Everything that is wrong in settings and jobs."""
+        return tuple(dict.fromkeys((*self.settings.problems, *self.jobs.problems)))
+
+    @cached_property
+    def consent(self) -> Consent:
+        """Whether telemetry may record and send."""
+        return consent.decide(self.settings, self.jobs)
+
+    @cached_property
+    def state_dir(self) -> Path | None:
+        """Where state is kept; ``None`` where no directory can be written."""
+        return statedir.state_dir(
+            setting=self.settings.state_dir,
+            environ=self.source.environ,
+            config_dir=self.config_dir,
+            app_name=self.settings.app_name,
+        ).path
+
+    @cached_property
+    def instance_id(self) -> str | None:
+        """The installation's ID; ``None`` where there is none yet."""
+        return installation.known_id(self.settings, self.state_dir)
+
+    @cached_property
+    def seed(self) -> str:
+        """What phases and jitter are made from."""
+        return self.instance_id or installation.seed(self.config_dir)
+
+    @property
+    def telemetry(self) -> JobModule:
+        """What the telemetry job module offers beside its jobs; imported when a command asks for it."""
+        return cast("JobModule", importlib.import_module(TELEMETRY))
+
+    def context(self, command: str) -> JobContext:
+        """Return what a job of this application would be given now."""
+        now = to_datetime(int(self.clock.time() * SECOND))
+        return JobContext(
+            job_id=command,
+            instant=now,
+            started_at=now,
+            uptime=timedelta(0),
+            settings=self.settings,
+            instance_id=self.instance_id,
+            config_dir=self.config_dir,
+            state_dir=self.state_dir,
+            clock=self.clock,
+            logger=self.logger,
+            timeout=None,
+            read_settings=self.source.read,
+            read_consent=lambda: consent.decide(self.source.read(), self.jobs),
+            background=_in_nobody,
+            later=_never,
+        )
+
+
+def _in_nobody(name: str, work: Callable[[], None]) -> None:
+    """Start nothing: a command does its work itself."""
+
+
+def _never(name: str, delay: timedelta, work: Callable[[], None]) -> None:
+    """Promise nothing: a command is over before."""
+
+
+def source_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> layers.ConfigSource:
+    """Return where the settings come from that the shared options describe.
+
+    Raises:
+        LifebeatError: An option names no setting, or the working directory is gone.
+    """
+    arguments = args.arguments
+    directory = layers.config_dir(args.config or arguments.get("config_dir"), environ)
+    if not directory.is_absolute():
+        try:
+            os.getcwd()  # noqa: PTH109 - only whether there is one
+        except OSError as error:
+            raise LifebeatError(
+                f"the working directory cannot be used ({error.strerror}); name the config directory: --config /…"
+            ) from None
+    return layers.ConfigSource(
+        directory,
+        arguments={key.name: arguments.get(key.attribute) for key in BY_NAME.values()},
+        command_line=_assignments(args.set),
+        environ=environ,
+        modules=sys.modules,
+        deployment=args.deployment,
+    )
+
+
+def take_agreed_id(application: Application) -> None:
+    """Take over the instance ID that the machines have agreed on, where they share a database."""
+    from lifebeat import engines
+
+    shared = engines.installation(application.source.environ)
+    if shared is None:
+        return
+    try:
+        if (known := shared.known_id()) is not None:
+            application.source.agree({"telemetryInstanceId": known})
+    except engines.EngineUnavailable as error:
+        console.complain(f"lifebeat: the instance ID is not known here: {error}")
+
+
+def _assignments(written: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for one in written:
+        key, equals, value = one.partition("=")
+        check_known(key)
+        if not equals:
+            raise LifebeatError(f"--set {one!r}: expected KEY=VALUE, such as telemetryHeartbeatInterval=6h")
+        values[key] = value
+    return values
+
+
+def check_known(key: str) -> None:
+    """Let the names of settings pass.
+
+    Raises:
+        LifebeatError: There is no setting of that name; which one may be meant.
+    """
+    if key not in BY_NAME:
+        near = difflib.get_close_matches(key, list(BY_NAME), 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(BY_NAME)}"
+        raise LifebeatError(f"there is no setting {key!r} ({hint})")

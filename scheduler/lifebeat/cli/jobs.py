@@ -1,0 +1,100 @@
+"""The commands that look at the job file: ``check`` and ``plan``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.cli import console, options
+from lifebeat.cli.console import DONE, NO_START, PROBLEM
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lifebeat.cli.application import Application
+    from lifebeat.cli.options import CommandLine
+
+
+def add_commands(line: CommandLine) -> None:
+    """Add the commands of this family."""
+    line.add("check", check)
+    planning = line.add("plan", plan)
+    planning.add_argument(
+        "--count", type=options.count, metavar="N", default=3, help="how many runs of each job (default 3)"
+    )
+    planning.add_argument(
+        "--diff",
+        nargs=2,
+        metavar="NAME",
+        help="what differs between two deployments: --diff staging production; - or default for none",
+    )
+    planning.add_argument("--timeline", action="store_true", help="with a picture of the next day, as on a terminal")
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check the settings and the job file; every problem is named with its place."""
+    from lifebeat.cli.application import Application
+
+    application = Application(args)
+    found = application.read_jobs(import_disabled=True)
+    problems = list(dict.fromkeys((*application.settings.problems, *found.problems)))
+    if args.json:
+        console.say_json([_problem(problem) for problem in problems])
+    else:
+        console.show_problems(problems)
+        if not problems:
+            console.say(f"{found.path}: {console.counted(len(found.specs), 'job')}, no problem")
+    return PROBLEM if problems else DONE
+
+
+def _problem(problem: Any) -> dict[str, Any]:
+    return {name: getattr(problem, name) for name in ("source", "line", "column", "message")}
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Show when each job runs next, or with --diff what differs between two deployments."""
+    from lifebeat.cli import plan as plans
+    from lifebeat.cli.application import Application, take_agreed_id
+
+    if args.diff:
+        return _differ(args)
+    application = Application(args)
+    take_agreed_id(application)
+    now, found = application.clock.time(), plans.read(application)
+    console.show_problems(found.problems)
+    if args.json:
+        console.say_json(plans.as_list(found, now, args.count))
+    else:
+        console.say(plans.as_table(found, now, args.count))
+        if args.timeline or sys.stdout.isatty():
+            from lifebeat.cli.timeline import timeline
+
+            console.say(f"\n{timeline(found.specs, found.seed, now, sys.stdout.encoding)}")
+    return PROBLEM if found.problems else DONE
+
+
+def _differ(args: argparse.Namespace) -> int:
+    from lifebeat.cli import difference
+    from lifebeat.cli import plan as plans
+
+    here, there = (_deployed(args, name) for name in args.diff)
+    first, second = plans.read(here), plans.read(there)
+    problems = dict.fromkeys((*first.problems, *second.problems))
+    if problems:  # a job with a fault would look like one that was removed
+        console.show_problems(problems)
+        return NO_START
+    found = difference.compare(first, second, here.clock.time(), args.count)
+    if args.json:
+        console.say_json(difference.as_dict(found))
+    else:
+        console.say(difference.as_text(found))
+    return PROBLEM if found else DONE
+
+
+def _deployed(args: argparse.Namespace, deployment: str) -> Application:
+    from lifebeat.cli.application import Application
+
+    environ = {name: value for name, value in os.environ.items() if name != "LIFEBEAT_DEPLOYMENT"}
+    args.deployment = None if deployment in {"-", "default"} else deployment
+    return Application(args, environ)
