@@ -17,7 +17,7 @@ from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.jobfile import reader as jobfile
 from lifebeat.registration.triggers import InstantTrigger
 from lifebeat.schedule.instants import SECOND, Instants, instants_of, to_datetime
-from lifebeat.settings.layers import ConfigSource
+from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import telemetry_allowed
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lifebeat.engines import Claim
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.once.files import Presence
     from lifebeat.settings.table import Settings
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lifebeat.context import Consent
 
 if TYPE_CHECKING:
-    from lifebeat.jobfile.reader import JobFile
+    from lifebeat.jobfile.spec import JobFile
     from lifebeat.settings.table import Settings
 
 
@@ -18,7 +18,7 @@ def decide(settings: Settings, found: JobFile) -> Consent:
         settings: The merged settings.
         found: The job file with its problems.
     """
-    switch = settings.decided_by["telemetryEnabled"]
+    switch = settings.sources["telemetryEnabled"]
     if settings.opted_out:
         return Consent("off", switch, switch)
     problems = (*settings.problems, *found.problems)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lifebeat.clock import SystemClock
 from lifebeat.handle import Lifebeat
 from lifebeat.registration.registry import handle_of
-from lifebeat.settings import layers
+from lifebeat.settings.source import ConfigSource
+from lifebeat.settings.source import config_dir as find_config_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,8 +81,8 @@ def attach_on(
     Raises:
         ConfigError: The host's own jobs in the job file have a fault.
     """
-    source = layers.ConfigSource(
-        layers.config_dir(config_dir, os.environ), arguments=arguments, environ=os.environ, modules=sys.modules
+    source = ConfigSource(
+        find_config_dir(config_dir, os.environ), arguments=arguments, environ=os.environ, modules=sys.modules
     )
 
     def make_life() -> Lifecycle:

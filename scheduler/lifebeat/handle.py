@@ -13,9 +13,9 @@ from lifebeat.registration.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.life import Lifecycle
-    from lifebeat.settings.layers import ConfigSource
+    from lifebeat.settings.source import ConfigSource
 
 
 class Lifebeat:

@@ -52,7 +52,7 @@ def test_a_closed_pipe_is_quiet(installation: Installation) -> None:
 @pytest.mark.parametrize("words", [["status"], ["schema", "jobs"], ["--help"], ["plan", "--count", "200"]])
 def test_a_full_device_is_one_line(installation: Installation, words: list[str]) -> None:
     """What cannot be written is said once, with exit code 1."""
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         process = subprocess.run(
             [*LIFEBEAT, *words], cwd=installation.directory, env=installation.environ(), stdout=full,
             stderr=subprocess.PIPE, timeout=DEADLINE, check=False,

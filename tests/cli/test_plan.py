@@ -22,7 +22,8 @@ from lifebeat.cli import main as cli
 from lifebeat.cli.plan import Plan, as_table
 from lifebeat.cli.timeline import timeline
 from lifebeat.cli.upcoming import Run, upcoming
-from lifebeat.jobfile.reader import JobSpec, packaged
+from lifebeat.jobfile.reader import packaged
+from lifebeat.jobfile.spec import JobSpec
 from lifebeat.registration.registry import Registry
 from lifebeat.schedule.instants import At, AtStart, Cron, Every, Trigger, instants_of, jitter_of, zone
 from lifebeat.testing import FakeClock

@@ -16,7 +16,7 @@ import lifebeat
 import pages
 from lifebeat.cli import main as cli
 from lifebeat.jobfile import reader as jobfile
-from lifebeat.jobfile.reader import FIELDS
+from lifebeat.jobfile.fields import FIELDS
 from lifebeat.settings import layers
 from lifebeat.settings.table import KEYS
 from lifebeat_jobs import events

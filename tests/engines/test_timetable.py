@@ -18,7 +18,7 @@ from lifebeat.engines.dispatch import Dispatch
 from lifebeat.engines.postgres import Installation
 from lifebeat.engines.procrastinate import ProcrastinateEngine, make_app
 from lifebeat.engines.timetable import Due, Timetable
-from lifebeat.jobfile.reader import JobSpec
+from lifebeat.jobfile.spec import JobSpec
 from lifebeat.schedule.instants import (
     SECOND,
     At,

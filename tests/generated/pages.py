@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import mistakes
 from lifebeat.cli import main as cli
 from lifebeat.context import JobContext
-from lifebeat.jobfile.reader import FIELDS, TRIGGERS
+from lifebeat.jobfile.fields import FIELDS, TRIGGERS
 from lifebeat.settings import layers
 from lifebeat.settings.table import KEYS
 from lifebeat_jobs import events
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lifebeat.errors import Problem
-    from lifebeat.jobfile.reader import Field
+    from lifebeat.jobfile.fields import Field
     from lifebeat.settings.table import Key
 
 

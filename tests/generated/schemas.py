@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from lifebeat.jobfile.reader import FIELDS, TRIGGERS, Field
+from lifebeat.jobfile.fields import FIELDS, TRIGGERS, Field
 from lifebeat.schedule import cron
 from lifebeat.settings import table as settings
 from lifebeat.settings.table import KEYS, Key, Kind

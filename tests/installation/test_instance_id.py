@@ -36,7 +36,7 @@ def of(application: Application) -> str | None:
 def rotated(application: Application) -> tuple[str, str | None]:
     """A new ID, and the layer that overrides it."""
     new, settings = installation.rotate_id(application.directory), application.settings()
-    return new, None if settings.instance_id == new else settings.decided_by[installation.KEY]
+    return new, None if settings.instance_id == new else settings.sources[installation.KEY]
 
 
 def is_random(found: str | None) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lifebeat.errors import ConfigError
 from lifebeat.jobfile import reader as jobfile
+from lifebeat.jobfile.fields import FIELDS
 from lifebeat.schedule.instants import SECOND, instants_of
 from lifebeat.settings import layers
 
@@ -214,7 +215,7 @@ SCALARS = st.one_of(
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
 )
-WORDS = st.one_of(st.sampled_from([one.name for one in jobfile.FIELDS]), st.text(max_size=10))
+WORDS = st.one_of(st.sampled_from([one.name for one in FIELDS]), st.text(max_size=10))
 FILES = st.fixed_dictionaries(
     {"jobs": st.dictionaries(st.text(max_size=10), st.dictionaries(WORDS, VALUES, max_size=6), max_size=3)}
 )

@@ -16,7 +16,7 @@ from jsonschema import Draft7Validator
 
 from lifebeat.cli import main as cli
 from lifebeat.jobfile import reader as jobfile
-from lifebeat.jobfile.reader import FIELDS, TRIGGERS
+from lifebeat.jobfile.fields import FIELDS, TRIGGERS
 from lifebeat.settings import layers
 from lifebeat.settings.table import KEYS
 

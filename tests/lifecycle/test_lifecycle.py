@@ -17,7 +17,7 @@ from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.lifecycle.life import Lifecycle
 from lifebeat.once.files import Presence
 from lifebeat.schedule.instants import SECOND, to_datetime
-from lifebeat.settings.layers import ConfigSource
+from lifebeat.settings.source import ConfigSource
 from lifebeat.storage import state_dir as statedir
 from lifebeat.testing import FakeClock
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lifebeat.context import JobContext
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.schedule.instants import Instants
     from lifebeat.testing import PostHogServer
 

@@ -21,7 +21,7 @@ from lifebeat.engines.inhand import InHand, NotHere, NotNow, Row
 from lifebeat.engines.postgres import Installation
 from lifebeat.engines.procrastinate import ProcrastinateEngine, attach, retry_of
 from lifebeat.errors import ConfigError
-from lifebeat.jobfile.reader import JobSpec
+from lifebeat.jobfile.spec import JobSpec
 from lifebeat.once.claims import Roster
 from lifebeat.schedule.instants import SECOND, Every, Grid, Single
 

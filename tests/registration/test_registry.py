@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hosts import DEADLINE, eventually
-from lifebeat.jobfile.reader import JobSpec
+from lifebeat.jobfile.spec import JobSpec
 from lifebeat.registration.executor import MAX_THREADS
 from lifebeat.registration.registry import ALIAS, Registry, Store
 from lifebeat.registration.triggers import InstantTrigger

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifebeat.settings import layers
-from lifebeat.settings.layers import ConfigSource, config_dir, fingerprint
+from lifebeat.settings.source import ConfigSource, config_dir, fingerprint
 from lifebeat.settings.table import KEYS
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_nobody_says_anything(places: Places) -> None:
     """Where nothing is said the defaults hold."""
     found = places.read()
     assert (found.api_key, found.host, found.problems) == (None, "https://us.i.posthog.com", ())
-    assert {found.decided_by[key.name] for key in KEYS} == {"default"}
+    assert {found.sources[key.name] for key in KEYS} == {"default"}
 
 
 @pytest.mark.parametrize("name", [KEY, HOST])
@@ -103,8 +103,8 @@ def test_the_higher_of_two_neighbours_wins(places: Places, lower: str, higher: s
     found = places.read()
     assert found.value(name) == "https://127.0.0.1:1/higher"
     told = [PLACES[place].format(name=name, variable=VARIABLES[name]) for place in (lower, higher)]
-    assert found.decided_by[name].endswith(told[1])
-    said = [one.layer for one in found.said[name]]
+    assert found.sources[name].endswith(told[1])
+    said = [one.layer for one in found.layer_values[name]]
     assert said[-1].endswith(told[1])
     if (lower, name) != ("default", KEY):  # which has none
         assert said[-2].endswith(told[0])
@@ -123,7 +123,7 @@ def test_the_order_of_the_layers(places: Places) -> None:
     """All at once: the layers are in the order that is documented, lowest first."""
     for place in PLACES:
         places.say(place, HOST, f"https://127.0.0.1:1/{place.replace(' ', '-')}")
-    layers = [one.layer for one in places.read().said[HOST]]
+    layers = [one.layer for one in places.read().layer_values[HOST]]
     told = [PLACES[place].format(name=HOST, variable=VARIABLES[HOST]) for place in PLACES]
     assert [layer.endswith(one) for layer, one in zip(layers, told, strict=True)] == [True] * len(PLACES)
 
@@ -146,7 +146,7 @@ def test_blank_in_a_file_is_not_said(places: Places, file: str, blank: str) -> N
     places.write(file, json.dumps({key.name: json.loads(blank) for key in KEYS if key.name != "telemetryEnabled"}))
     found = places.read()
     assert (found.problems, found.enabled, found.api_key) == ((), True, "phc_host")
-    assert {found.decided_by[key.name] for key in KEYS} == {"default", "host argument"}
+    assert {found.sources[key.name] for key in KEYS} == {"default", "host argument"}
 
 
 @pytest.mark.parametrize("place", ["config.json", "config.yaml", "overlay"])
@@ -217,7 +217,7 @@ def test_a_file_of_the_reference(places: Places) -> None:
     found = places.read()
     assert (found.problems, found.api_key, found.host) == ((), "phc_host", "https://eu.i.posthog.com")
     assert found.instance_id == INSTANCE_ID
-    assert set(found.said) == {key.name for key in KEYS}
+    assert set(found.layer_values) == {key.name for key in KEYS}
     assert "xoxb-secret" not in repr(found)
 
 

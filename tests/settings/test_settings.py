@@ -67,7 +67,7 @@ def test_the_three_spellings_of_each_key() -> None:
 def test_the_settings_hold_what_is_in_the_table() -> None:
     """The merged settings have one attribute for each key, and ``value`` gives it by the name in files."""
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields == {key.attribute for key in KEYS} | {"said", "decided_by", "problems", "opted_out"}
+    assert fields == {key.attribute for key in KEYS} | {"layer_values", "sources", "problems", "opted_out"}
     found = merged(telemetryHost="https://eu.i.posthog.com")
     assert found.value("telemetryHost") == found.host == "https://eu.i.posthog.com"
 
@@ -88,7 +88,7 @@ def test_each_default_is_valid(key: Key) -> None:
         assert key.kind.parse(key.default) == key.kind.parse(written) == key.default
         assert Draft7Validator(key.kind.schema).is_valid(written)  # pyright: ignore[reportUnknownMemberType]
     assert merged().value(key.name) == key.default
-    assert merged().decided_by[key.name] == "default"
+    assert merged().sources[key.name] == "default"
 
 
 def test_only_the_key_of_posthog_is_a_secret() -> None:
@@ -219,7 +219,7 @@ def test_a_refused_value_is_a_problem_that_names_the_key(key: Key) -> None:
     assert str(problem).startswith(f"host argument: {key.name}: {shown} is not a")
     assert (found.enabled, found.opted_out) == (False, key.name == "telemetryEnabled")
     assert found.value(key.name) == (False if key.name == "telemetryEnabled" else key.default)
-    assert found.said[key.name][-1].written == []
+    assert found.layer_values[key.name][-1].written == []
 
 
 def test_a_secret_is_not_in_the_message() -> None:

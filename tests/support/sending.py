@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import installation
 from lifebeat.context import Consent, JobContext
-from lifebeat.settings.layers import ConfigSource
+from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import FakeClock
 from lifebeat_jobs import telemetry
 
@@ -58,7 +58,7 @@ class Application:
         """Return what the settings alone say."""
         settings = self.settings()
         state = "on" if settings.enabled else "off" if settings.opted_out else "paused"
-        return Consent(state, settings.reason, settings.decided_by["telemetryEnabled"])
+        return Consent(state, settings.reason, settings.sources["telemetryEnabled"])
 
     def context(self, *, timeout: float | None = None) -> JobContext:
         """What a job is told; its work in the background is done at once."""

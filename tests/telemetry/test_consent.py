@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifebeat.settings.layers import CI_VARIABLES, ConfigSource
+from lifebeat.settings.layers import CI_VARIABLES
+from lifebeat.settings.source import ConfigSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,7 @@ def test_off_at_any_layer_wins(tmp_path: Path, layer: str) -> None:
     assert not found.enabled
     assert found.opted_out
     assert found.problems == ()
-    assert found.decided_by["telemetryEnabled"].endswith(TOLD.get(layer, layer))
+    assert found.sources["telemetryEnabled"].endswith(TOLD.get(layer, layer))
     assert found.reason.startswith("off (")
 
 

@@ -89,7 +89,7 @@ def test_places(tmp_path: Path) -> None:
     """A mistake in a plain file is said with its line and column, as in any other."""
     path = tmp_path / "jobs.yaml"
     path.write_text("jobs:\n  beat:\n    run: lifebeat_jobs.telemetry:heartbeat\n    intervall: 24h # comment\n")
-    from lifebeat.settings.layers import ConfigSource
+    from lifebeat.settings.source import ConfigSource
 
     found = jobfile.load(path, ConfigSource(tmp_path, environ={}, modules={}).read())
     assert re.search(r"jobs\.yaml:4:5: job 'beat': unknown field 'intervall'", str(found.problems[0]))

@@ -18,7 +18,7 @@ from lifebeat.context import JobContext
 from lifebeat.errors import LifebeatError
 from lifebeat.jobfile import reader
 from lifebeat.schedule.instants import SECOND, to_datetime
-from lifebeat.settings import layers
+from lifebeat.settings.source import ConfigSource, config_dir
 from lifebeat.settings.table import BY_NAME
 from lifebeat.storage import state_dir as statedir
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lifebeat.context import Consent, JobModule
     from lifebeat.errors import Problem
-    from lifebeat.jobfile.reader import JobFile
+    from lifebeat.jobfile.spec import JobFile
     from lifebeat.settings.table import Settings
 
 TELEMETRY = "lifebeat_jobs.telemetry"
@@ -139,14 +139,14 @@ def _never(name: str, delay: timedelta, work: Callable[[], None]) -> None:
     """Promise nothing: a command is over before."""
 
 
-def source_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> layers.ConfigSource:
+def source_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> ConfigSource:
     """Return where the settings come from that the shared options describe.
 
     Raises:
         LifebeatError: An option names no setting, or the working directory is gone.
     """
     arguments = args.arguments
-    directory = layers.config_dir(args.config or arguments.get("config_dir"), environ)
+    directory = config_dir(args.config or arguments.get("config_dir"), environ)
     if not directory.is_absolute():
         try:
             os.getcwd()  # noqa: PTH109 - only whether there is one
@@ -154,7 +154,7 @@ def source_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ)
             raise LifebeatError(
                 f"the working directory cannot be used ({error.strerror}); name the config directory: --config /…"
             ) from None
-    return layers.ConfigSource(
+    return ConfigSource(
         directory,
         arguments={key.name: arguments.get(key.attribute) for key in BY_NAME.values()},
         command_line=_assignments(args.set),

@@ -53,7 +53,7 @@ def setconfig(args: argparse.Namespace) -> int:
     key, settings = BY_NAME[args.key], application.settings
     if args.key == ENABLED:
         application.telemetry.withdrawn(application.context("setconfig"))  # what is pending, if it is off now
-    decided, value = settings.decided_by[args.key], layers.written(key, settings.value(args.key))
+    decided, value = settings.sources[args.key], layers.written(key, settings.value(args.key))
     overridden = decided != str(path)
     if args.json:
         console.say_json({"file": str(path), "key": args.key, "value": value, "source": decided})

@@ -19,7 +19,7 @@ from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.clock import SystemClock
 from lifebeat.host.host import Host
 from lifebeat.lifecycle.life import Lifecycle
-from lifebeat.settings.layers import ConfigSource
+from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import PostHogServer, telemetry_allowed
 
 if TYPE_CHECKING:

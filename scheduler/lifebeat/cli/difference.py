@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from lifebeat.cli.plan import Plan
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
 
 NONE = "default"
 

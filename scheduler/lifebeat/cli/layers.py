@@ -9,7 +9,7 @@ from lifebeat.cli import console
 from lifebeat.settings.table import KEYS
 
 if TYPE_CHECKING:
-    from lifebeat.settings.table import Key, Said, Settings
+    from lifebeat.settings.table import Key, LayerValue, Settings
 
 
 def written(key: Key, value: Any) -> Any:
@@ -35,8 +35,8 @@ def _as_dict(key: Key, settings: Settings, *, with_layers: bool) -> dict[str, An
     row = {"key": key.name, "value": written(key, value), "source": _source(key, settings)}
     if not with_layers:
         return row
-    said = settings.said[key.name]
-    counts = _counting(said, settings.decided_by[key.name])
+    said = settings.layer_values[key.name]
+    counts = _counting(said, settings.sources[key.name])
     layers = [
         {"layer": one.layer, "value": written(key, one.value), "valid": _is_valid(key, one), "counts": one is counts}
         for one in said
@@ -45,15 +45,15 @@ def _as_dict(key: Key, settings: Settings, *, with_layers: bool) -> dict[str, An
 
 
 def _source(key: Key, settings: Settings) -> str | None:
-    return None if settings.value(key.name) is None else settings.decided_by[key.name]
+    return None if settings.value(key.name) is None else settings.sources[key.name]
 
 
-def _counting(said: tuple[Said, ...], decided_by: str) -> Said | None:
+def _counting(said: tuple[LayerValue, ...], sources: str) -> LayerValue | None:
     """What counts: the last word of the layer that decided."""
-    return next((one for one in reversed(said) if one.layer == decided_by and one.value is not None), None)
+    return next((one for one in reversed(said) if one.layer == sources and one.value is not None), None)
 
 
-def _is_valid(key: Key, one: Said) -> bool:
+def _is_valid(key: Key, one: LayerValue) -> bool:
     """Whether what was written can be read; a switch that cannot counts as off, and is no less wrong."""
     try:
         key.kind.parse(one.written)

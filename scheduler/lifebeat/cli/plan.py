@@ -13,7 +13,7 @@ from lifebeat.text.durations import format_duration
 if TYPE_CHECKING:
     from lifebeat.cli.application import Application
     from lifebeat.errors import Problem
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
 
 
 @dataclass(frozen=True, slots=True)

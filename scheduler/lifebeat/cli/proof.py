@@ -134,8 +134,8 @@ def live(config_dir: str) -> list[Attempt]:
     from lifebeat.embedding import attach_life
     from lifebeat.lifecycle.life import Lifecycle
     from lifebeat.registration.registry import background_scheduler
-    from lifebeat.settings.layers import ConfigSource
-    from lifebeat.settings.layers import config_dir as find
+    from lifebeat.settings.source import ConfigSource
+    from lifebeat.settings.source import config_dir as find
 
     watcher = Watcher()
     scheduler: Any = background_scheduler()

@@ -155,7 +155,7 @@ def rotate_id(args: argparse.Namespace) -> int:
         console.say(f"the instance ID was {old or 'not made yet'}; it is now {new}")
     if settings.instance_id != new:
         console.complain(
-            f"but {settings.decided_by[installation.KEY]} sets telemetryInstanceId, and wins: change it there"
+            f"but {settings.sources[installation.KEY]} sets telemetryInstanceId, and wins: change it there"
         )
         return PROBLEM
     return DONE
@@ -165,7 +165,7 @@ def _rotate_shared(settings: Settings, shared: Installation) -> int:
     new = str(uuid.uuid4())
     if settings.instance_id is not None:
         console.complain(
-            f"{settings.decided_by['telemetryInstanceId']} sets telemetryInstanceId, and wins: change it there"
+            f"{settings.sources['telemetryInstanceId']} sets telemetryInstanceId, and wins: change it there"
         )
         return PROBLEM
     old = shared.rotate(new)

@@ -11,7 +11,7 @@ from lifebeat.schedule.instants import MICROSECOND, SECOND, to_datetime
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.schedule.instants import Instants
 
 COLUMNS = 48

@@ -27,7 +27,7 @@ from lifebeat.text.durations import format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
 
 _DAY = timedelta(days=1)
 

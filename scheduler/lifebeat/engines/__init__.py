@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lifebeat.engines.postgres import Installation
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.life import Lifecycle
     from lifebeat.once.claims import Arrival
     from lifebeat.schedule.instants import Instants

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lifebeat.clock import Clock
     from lifebeat.engines import Run
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.once.files import Arrival, Presence
     from lifebeat.schedule.instants import Instants
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lifebeat.engines import Run
     from lifebeat.engines.celery import Attachment
     from lifebeat.engines.redis import Shared
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.life import Lifecycle
     from lifebeat.schedule.instants import Instants
 

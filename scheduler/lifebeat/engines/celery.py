@@ -17,7 +17,8 @@ from lifebeat.embedding import attach_on
 from lifebeat.engines.timetable import Due
 from lifebeat.errors import ConfigError, Problem
 from lifebeat.schedule.instants import SECOND
-from lifebeat.settings import layers
+from lifebeat.settings.source import ConfigSource
+from lifebeat.settings.source import config_dir as find_config_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -229,9 +230,9 @@ class Attachment:
         """Whether there is nothing to do: telemetry is off, the job file is the shipped one, and nothing waits."""
         return self.handle.is_idle()
 
-    def _source(self) -> layers.ConfigSource:
-        directory = layers.config_dir(self._config_dir, os.environ)
-        return layers.ConfigSource(directory, arguments=self._arguments, environ=os.environ, modules=sys.modules)
+    def _source(self) -> ConfigSource:
+        directory = find_config_dir(self._config_dir, os.environ)
+        return ConfigSource(directory, arguments=self._arguments, environ=os.environ, modules=sys.modules)
 
     # -- Redis -----------------------------------------------------------------------------------------------------
 

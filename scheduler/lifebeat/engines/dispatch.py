@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lifebeat.clock import Clock
     from lifebeat.engines.postgres import Installation
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.schedule.instants import Instants
 
 TASK = "lifebeat.run"

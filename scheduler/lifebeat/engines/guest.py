@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
 
-    from lifebeat.jobfile.reader import JobFile, JobSpec
+    from lifebeat.jobfile.spec import JobFile, JobSpec
     from lifebeat.schedule.instants import Instants
 
 

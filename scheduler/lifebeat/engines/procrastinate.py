@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from lifebeat.engines import Run
     from lifebeat.handle import Lifebeat
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.life import Lifecycle
     from lifebeat.once.claims import Arrival
     from lifebeat.schedule.instants import Instants

@@ -12,7 +12,7 @@ from lifebeat.schedule.instants import MICROSECOND
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.schedule.instants import Instants
 
 

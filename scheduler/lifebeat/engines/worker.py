@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lifebeat.engines import Run
     from lifebeat.engines.apscheduler import LocalEngine
     from lifebeat.engines.timetable import Due
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.life import Lifecycle
     from lifebeat.schedule.instants import Instants
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lifebeat.errors import ConfigError, Problem
 from lifebeat.jobfile import targets
+from lifebeat.jobfile.fields import FIELD_BY_NAME, OTHER_WORDS, TRIGGERS, near
+from lifebeat.jobfile.spec import MOST_PROBLEMS, SHUTDOWN_TIMEOUT, JobFile, JobSpec
 from lifebeat.schedule.instants import (
     At,
     AtShutdown,
@@ -18,369 +19,21 @@ from lifebeat.schedule.instants import (
     Cron,
     CronInstants,
     Every,
-    Phase,
     Trigger,
     to_instant,
     zone,
 )
 from lifebeat.settings.layers import JOB_FILE
-from lifebeat.settings.table import BY_NAME, Settings, parse_bool
-from lifebeat.text import durations
+from lifebeat.settings.table import BY_NAME, Settings
 from lifebeat.text.document import Mapping, Node, Reader, Scalar, value_of
 from lifebeat.text.document import Sequence as NodeSequence
-from lifebeat.text.durations import format_duration, parse_duration
+from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-SHUTDOWN_TIMEOUT = timedelta(seconds=10)
-
-Once = Literal["process", "application"]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _REFERENCE = re.compile(r"\$\{([^{}$]*)\}")
-
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """One job of the job file, complete: every option has its value.
-
-    Attributes:
-        id: Its name in the file.
-        run: The function, as ``module:function``.
-        trigger: When it runs.
-        enabled: Whether it runs at all.
-        args: The keyword arguments that the function is called with.
-        jitter: The longest random delay on top of each instant.
-        coalesce: Whether several missed runs become one.
-        misfire_grace: How late a run may start; ``None`` for however late.
-        max_instances: How many runs of it may be under way at once in a process.
-        timeout: How long a run may take; ``None`` for as long as it likes.
-        once: Whether each process runs it, or one of the application's.
-        description: What it is for.
-        source: The file and line where it is written.
-    """
-
-    id: str
-    run: str
-    trigger: Trigger
-    enabled: bool = True
-    args: dict[str, Any] = field(default_factory=dict[str, Any])
-    jitter: timedelta = timedelta(0)
-    coalesce: bool = True
-    misfire_grace: timedelta | None = None
-    max_instances: int = 1
-    timeout: timedelta | None = None
-    once: Once = "process"
-    description: str = ""
-    source: str = field(default="", compare=False)
-
-    @property
-    def is_telemetry(self) -> bool:
-        """Whether it belongs to the telemetry job module that Lifebeat ships, and not to the host."""
-        return self.run.startswith((f"{targets.ALWAYS_ALLOWED}.", f"{targets.ALWAYS_ALLOWED}:"))
-
-
-class JobFile(NamedTuple):
-    """What was read.
-
-    Attributes:
-        path: The job file.
-        specs: The jobs without a fault, in the order of the file.
-        problems: Everything that is wrong.
-        host_problems: Those of them that are in the host's own jobs, and not in telemetry's.
-    """
-
-    path: Path
-    specs: tuple[JobSpec, ...]
-    problems: tuple[Problem, ...]
-    host_problems: tuple[Problem, ...]
-
-
-class Field(NamedTuple):
-    """One field of a job.
-
-    Attributes:
-        name: The word.
-        allowed: What it takes, in words.
-        default: What holds where it is not given, in words.
-        help: What it means.
-        parse: Reads what was written (a text, or the value of a setting); ``ValueError`` says why not.
-        triggers: The trigger words that it goes with.
-        schema: The same rule as a JSON Schema fragment.
-    """
-
-    name: str
-    allowed: str
-    default: str
-    help: str
-    parse: Callable[[Any], Any]
-    triggers: tuple[str, ...]
-    schema: dict[str, Any]
-
-
-MOST_PROBLEMS = 100  # more nobody reads at once, and looking for what was meant takes its time
-TRIGGERS = ("when", "every", "cron", "at")
-_TIMED = ("every", "cron", "at")
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-def _parse_run(value: Any) -> str:
-    targets.check_form(_text(value))
-    return _text(value)
-
-
-def _parse_when(value: Any) -> str:
-    if value not in {"start", "shutdown"}:
-        meant = _OTHER_MOMENTS.get(_text(value).lower())
-        hint = f" (did you mean {meant!r}?)" if meant else _near(value, _MOMENTS)
-        raise ValueError(f"{_text(value)!r} is not a moment; it takes start or shutdown{hint}")
-    return _text(value)
-
-
-_MOMENTS = ("start", "shutdown")
-_OTHER_MOMENTS = {
-    **dict.fromkeys(("startup", "started", "boot", "begin", "init"), "start"),
-    **dict.fromkeys(("stop", "stopped", "end", "exit", "quit", "finish"), "shutdown"),
-}
-
-
-def _near(value: Any, words: Iterable[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(_text(value).lower(), list(words), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _duration(value: Any, *, zero: bool = False) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    try:
-        return parse_duration(_text(value), zero=zero)
-    except ValueError as error:
-        raise ValueError(f"{_text(value)!r} {error}") from None
-
-
-def _parse_interval(value: Any) -> timedelta:
-    return _duration(value)
-
-
-def _parse_span(value: Any) -> timedelta:
-    return _duration(value, zero=True)
-
-
-def _parse_phase(value: Any) -> Phase:
-    if value == "installation":
-        return "installation"
-    if value == "start":
-        return "start"
-    try:
-        return _duration(value, zero=True)
-    except ValueError as error:
-        hint = _near(value, ("installation", "start"))
-        raise ValueError(f"{error}; or one of the words installation and start{hint}") from None
-
-
-def _parse_boolean(value: Any) -> bool:
-    try:
-        return parse_bool(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} {error}") from None
-
-
-def _parse_count(value: Any) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", _text(value)):
-        raise ValueError(f"{_text(value)!r} is not a count; it takes a whole number from 1 to 9999")
-    return int(value)
-
-
-def _parse_once(value: Any) -> str:
-    if value not in {"process", "application"}:
-        hint = _near(value, ("process", "application"))
-        raise ValueError(f"{_text(value)!r} is not a scope; it takes process or application{hint}")
-    return _text(value)
-
-
-def _parse_zone(value: Any) -> str:
-    zone(_text(value))
-    return _text(value)
-
-
-def _parse_words(value: Any) -> str:
-    text = _text(value)
-    if len(text) > 500:  # noqa: PLR2004
-        raise ValueError(f"has {len(text)} characters; a description has at most 500")
-    return text
-
-
-def _parse_moment(value: Any) -> datetime:
-    try:
-        return datetime.fromisoformat(_text(value))
-    except ValueError:
-        raise ValueError(f"{_text(value)!r} is not a moment; it takes one such as 2027-03-01T09:30") from None
-
-
-_DURATION = {"type": "string", "pattern": durations.PATTERN}
-_ZERO = "a duration such as 90s or 15m, or 0s"
-FIELDS: tuple[Field, ...] = (
-    Field(
-        "run",
-        "module:function",
-        "required",
-        "The function that runs. Only modules that the host allowed may be named; `lifebeat_jobs` always may.",
-        _parse_run,
-        TRIGGERS,
-        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
-    ),
-    Field(
-        "when",
-        "start or shutdown",
-        "one of when, every, cron, at is required",
-        "Once when the scheduler starts, or once when it has stopped.",
-        _parse_when,
-        ("when",),
-        {"enum": list(_MOMENTS)},
-    ),
-    Field(
-        "every",
-        durations.ALLOWED,
-        "one of when, every, cron, at is required",
-        "An interval, on a fixed grid that is counted from the Unix epoch: no restart resets it.",
-        _parse_interval,
-        ("every",),
-        _DURATION,
-    ),
-    Field(
-        "cron",
-        "five cron fields",
-        "one of when, every, cron, at is required",
-        "Minute, hour, day of the month, month, day of the week (0 and 7 are Sunday), in `timezone`.",
-        _text,
-        ("cron",),
-        {"type": "string", "minLength": 1},
-    ),
-    Field(
-        "at",
-        "a moment such as 2027-03-01T09:30",
-        "one of when, every, cron, at is required",
-        "Once, at that moment in `timezone`. A moment that has passed when the process starts is not made up for.",
-        _parse_moment,
-        ("at",),
-        {"type": "string"},
-    ),
-    Field(
-        "enabled",
-        "true or false",
-        "true",
-        "Whether it runs at all.",
-        _parse_boolean,
-        TRIGGERS,
-        {"type": ["boolean", "string"]},
-    ),
-    Field(
-        "args",
-        "a mapping",
-        "no arguments",
-        "The keyword arguments of the function, held against its signature before anything runs.",
-        _text,
-        TRIGGERS,
-        {"type": "object"},
-    ),
-    Field(
-        "phase",
-        "installation, start, or a duration",
-        "0s",
-        "Shifts the grid of `every`: `installation` by an offset of this installation's own, so that a fleet is "
-        "spread evenly; `start` counts from the process's start; a duration is a fixed offset.",
-        _parse_phase,
-        ("every",),
-        {"type": "string"},
-    ),
-    Field(
-        "jitter",
-        _ZERO,
-        "0s",
-        "The longest random delay on top of each instant. It does not accumulate.",
-        _parse_span,
-        ("every", "cron"),
-        _DURATION,
-    ),
-    Field(
-        "timezone",
-        "a name such as Europe/Stockholm",
-        "UTC",
-        "The time zone of `cron` and `at`.",
-        _parse_zone,
-        ("cron", "at"),
-        {"type": "string"},
-    ),
-    Field(
-        "coalesce",
-        "true or false",
-        "true",
-        "Whether several missed runs become one, the latest.",
-        _parse_boolean,
-        _TIMED,
-        {"type": ["boolean", "string"]},
-    ),
-    Field(
-        "misfire_grace",
-        _ZERO,
-        "however late",
-        "How late a run may start before it is left out.",
-        _parse_span,
-        _TIMED,
-        _DURATION,
-    ),
-    Field(
-        "max_instances",
-        "a whole number from 1 to 9999",
-        "1",
-        "How many runs of it may be under way at once in a process.",
-        _parse_count,
-        _TIMED,
-        {"type": "integer", "minimum": 1, "maximum": 9999},
-    ),
-    Field(
-        "timeout",
-        durations.ALLOWED,
-        f"none; {format_duration(SHUTDOWN_TIMEOUT)} for `when: shutdown`",
-        "How long a run may take: an async function is cancelled then, any other is left behind and reported.",
-        _parse_interval,
-        TRIGGERS,
-        _DURATION,
-    ),
-    Field(
-        "once",
-        "process or application",
-        "process",
-        "`process`: each process runs it. `application`: one of all processes of this installation does; for "
-        "`when: start` the first one in, for `when: shutdown` the last one out.",
-        _parse_once,
-        TRIGGERS,
-        {"enum": ["process", "application"]},
-    ),
-    Field(
-        "description",
-        "a text of at most 500 characters",
-        "none",
-        "What it is for.",
-        _parse_words,
-        TRIGGERS,
-        {"type": "string", "maxLength": 500},
-    ),
-)
-_BY_NAME = {one.name: one for one in FIELDS}
-_OTHER_WORDS = {
-    "interval": "every", "seconds": "every", "minutes": "every", "hours": "every", "schedule": "cron",
-    "crontab": "cron", "trigger": "every", "on": "when", "event": "when", "date": "at", "run_date": "at",
-    "function": "run", "func": "run", "task": "run", "command": "run", "job": "run", "kwargs": "args",
-    "arguments": "args", "params": "args", "tz": "timezone", "offset": "phase", "misfire_grace_time": "misfire_grace",
-    "disabled": "enabled", "active": "enabled", "concurrency": "max_instances", "comment": "description",
-    "name": "description",
-}  # fmt: skip
 
 
 def job_file(config_dir: Path) -> Path:
@@ -475,7 +128,7 @@ class _Loader:
             raise ConfigError(reader.problem("holds no mapping; it takes `jobs:` with a job below it", 1, 1))
         for name, key in root.keys.items():
             if name not in words and not self.is_full:
-                hint = _near(name, words) or " (a job stands below `jobs:`, indented)"
+                hint = near(name, words) or " (a job stands below `jobs:`, indented)"
                 self.report(key, f"unknown word {name!r}{hint}", host=False)
         jobs = root.items.get("jobs")
         if jobs is None or _is_null(jobs):
@@ -490,7 +143,7 @@ class _Loader:
         for key, node in over:
             if _is_null(node):
                 if merged.pop(key.text, None) is None:
-                    hint = _near(key.text, [one.text for one, _ in base])
+                    hint = near(key.text, [one.text for one, _ in base])
                     self.report(key, f"there is no job {key.text!r} to remove{hint}", host=False)
             elif key.text in merged and isinstance(node, Mapping) and isinstance(merged[key.text][1], Mapping):
                 first, fields = merged[key.text]
@@ -571,7 +224,7 @@ class _Job:
         for name, item in node.items.items():
             if self.loader.is_full:
                 return
-            if name not in _BY_NAME:
+            if name not in FIELD_BY_NAME:
                 self._unknown(node.keys[name])
             elif name == "args":
                 self._guard(name, item, partial(self._args, item))
@@ -581,7 +234,9 @@ class _Job:
     def _unknown(self, key: Scalar) -> None:
         meant = _meant(key.text)
         self.meant.update(meant)
-        hint = f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else f"; there are {', '.join(_BY_NAME)}"
+        hint = (
+            f" (did you mean {' or '.join(map(repr, meant))}?)" if meant else f"; there are {', '.join(FIELD_BY_NAME)}"
+        )
         self._fault(key, f"unknown field {key.text!r}{hint}")
 
     def _guard(self, name: str, item: Node, read: Callable[[], Any]) -> None:
@@ -593,7 +248,7 @@ class _Job:
             self._fault(at, f"{name}: {error.args[0]}")
 
     def _scalar(self, name: str, item: Node) -> Any:
-        one = _BY_NAME[name]
+        one = FIELD_BY_NAME[name]
         if not isinstance(item, Scalar):
             what = "a list" if isinstance(item, NodeSequence) else "a mapping"
             raise ValueError(f"is {what}; it takes {one.allowed}")  # noqa: TRY004 - one kind of refusal
@@ -638,8 +293,8 @@ class _Job:
     def _check(self, trigger: Trigger) -> None:
         word = next(name for name in TRIGGERS if name in self.values)
         for name, node in self.nodes.items():
-            if name not in TRIGGERS and word not in _BY_NAME[name].triggers:
-                goes_with = " or ".join(_BY_NAME[name].triggers)
+            if name not in TRIGGERS and word not in FIELD_BY_NAME[name].triggers:
+                goes_with = " or ".join(FIELD_BY_NAME[name].triggers)
                 self._fault(node, f"{name}: has no meaning with `{word}:`; it goes with {goes_with}")
         jitter = self.values.get("jitter", timedelta(0))
         if isinstance(trigger, Every) and jitter >= trigger.interval:
@@ -686,8 +341,8 @@ def _meant(name: str) -> list[str]:
     """The fields that somebody may have meant who wrote ``name``."""
     import difflib
 
-    near = difflib.get_close_matches(name.lower(), [*_BY_NAME, *_OTHER_WORDS], 3)
-    return list(dict.fromkeys(_OTHER_WORDS.get(word, word) for word in near))
+    near = difflib.get_close_matches(name.lower(), [*FIELD_BY_NAME, *OTHER_WORDS], 3)
+    return list(dict.fromkeys(OTHER_WORDS.get(word, word) for word in near))
 
 
 def _is_null(node: Node) -> bool:
@@ -702,6 +357,6 @@ def _fields_overlaid(base: Node, over: Mapping) -> Mapping:
             items.pop(name, None)
     for name, node in over.items.items():
         items[name], keys[name] = node, over.keys[name]
-    removed = {name for name, node in items.items() if _is_null(node) and name in _BY_NAME}
+    removed = {name for name, node in items.items() if _is_null(node) and name in FIELD_BY_NAME}
     items = {name: node for name, node in items.items() if name not in removed}
     return Mapping(base.source, base.line, base.column, base.size, items, keys)

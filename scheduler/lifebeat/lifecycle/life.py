@@ -35,7 +35,7 @@ from lifebeat.schedule.instants import (
     to_datetime,
     to_instant,
 )
-from lifebeat.settings.layers import fingerprint
+from lifebeat.settings.source import fingerprint
 from lifebeat.storage import state_dir as statedir
 from lifebeat.storage.locks import no_fork
 
@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from lifebeat.clock import Clock
     from lifebeat.context import Consent
     from lifebeat.engines import Claim, Engine
-    from lifebeat.jobfile.reader import JobFile, JobSpec
+    from lifebeat.jobfile.spec import JobFile, JobSpec
     from lifebeat.once.files import Presence, Unfinished
     from lifebeat.registration.alarm import Leave
-    from lifebeat.settings.layers import ConfigSource
+    from lifebeat.settings.source import ConfigSource
 
 EVERYBODY = ("process", "application")
 AT_ONCE = timedelta(0)

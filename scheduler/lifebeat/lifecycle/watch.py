@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifebeat.settings.layers import fingerprint
+from lifebeat.settings.source import fingerprint
 from lifebeat.storage.locks import no_fork
 
 if TYPE_CHECKING:

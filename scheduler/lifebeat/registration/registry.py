@@ -24,7 +24,7 @@ from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLook
 from lifebeat.registration.executor import DaemonExecutor, on_event_loop
 
 if TYPE_CHECKING:
-    from lifebeat.jobfile.reader import JobSpec
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.registration.alarm import Leave
     from lifebeat.registration.triggers import InstantTrigger
     from lifebeat.schedule.instants import Instants

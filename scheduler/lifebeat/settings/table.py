@@ -239,7 +239,7 @@ KEYS: tuple[Key, ...] = (
 BY_NAME: dict[str, Key] = {key.name: key for key in KEYS}
 
 
-class Said(NamedTuple):
+class LayerValue(NamedTuple):
     """What one layer said about one key.
 
     Attributes:
@@ -255,11 +255,11 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The merged settings; each value has its sources in ``said``.
+    """The merged settings; each value has its sources in ``layer_values``.
 
     Attributes:
-        said: For each key's name what each layer said, lowest first.
-        decided_by: For each key's name the layer whose value counts.
+        layer_values: For each key's name what each layer said, lowest first.
+        sources: For each key's name the layer whose value counts.
         problems: What is wrong in any layer. While there are any, telemetry is held: nothing is made or sent.
         opted_out: Whether somebody said off, as against settings that cannot be read.
     """
@@ -277,8 +277,10 @@ class Settings:
     app_name: str | None
     app_version: str | None
     release_version: str | None
-    said: dict[str, tuple[Said, ...]] = field(default_factory=dict[str, tuple[Said, ...]], hash=False)
-    decided_by: dict[str, str] = field(default_factory=dict[str, str], hash=False)
+    layer_values: dict[str, tuple[LayerValue, ...]] = field(
+        default_factory=dict[str, tuple[LayerValue, ...]], hash=False
+    )
+    sources: dict[str, str] = field(default_factory=dict[str, str], hash=False)
     problems: tuple[Problem, ...] = ()
     opted_out: bool = False
 
@@ -290,9 +292,9 @@ class Settings:
     def reason(self) -> str:
         """Why telemetry is on or off, and who said so."""
         if self.enabled:
-            return f"on (telemetryEnabled: {self.decided_by['telemetryEnabled']})"
+            return f"on (telemetryEnabled: {self.sources['telemetryEnabled']})"
         if self.opted_out:
-            return f"off ({self.decided_by['telemetryEnabled']})"
+            return f"off ({self.sources['telemetryEnabled']})"
         return f"off until the settings can be read ({self.problems[0]})"
 
 
