@@ -42,7 +42,7 @@ bench: .venv/.dev        ## measured beside what people would use instead; write
 	$(BIN)/python benchmarks/run.py
 
 docs: .venv/.dev         ## write the generated pages and schemas again
-	$(BIN)/python tests/generated/generate.py
+	PYTHONPATH=tests/support $(BIN)/python tests/generated/generate.py
 
 lock: .venv/.pip         ## renew the locks: the development tools' and the image's
 	$(PIP) uv

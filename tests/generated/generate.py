@@ -1,6 +1,6 @@
 """Writes what is made from the code: the schemas, the defaults, and the marked parts of the pages.
 
-``python tests/generated/generate.py`` writes the files; ``--check`` names those that differ and exits 1.
+``make docs`` writes the files; with ``--check`` it names those that differ and exits 1.
 """
 
 from __future__ import annotations
