@@ -37,7 +37,7 @@ from lifebeat.schedule.instants import (
 )
 from lifebeat.settings.source import fingerprint
 from lifebeat.storage import state_dir as statedir
-from lifebeat.storage.locks import no_fork
+from lifebeat.storage.forks import guard
 
 if TYPE_CHECKING:
     import logging
@@ -687,7 +687,7 @@ def _left(spec: JobSpec, deadline: float, clock: Clock) -> timedelta | None:
 
 def _find(run: str) -> targets.Target:
     """The function. A child that is forked while another thread imports would wait for that thread for ever."""
-    with no_fork:
+    with guard:
         return targets.find(run)
 
 

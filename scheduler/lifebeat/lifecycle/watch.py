@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lifebeat.settings.source import fingerprint
-from lifebeat.storage.locks import no_fork
+from lifebeat.storage.forks import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +196,7 @@ def _inotify() -> Inotify | None:
     if sys.platform != "linux" or _thread.start_new_thread.__module__ != "_thread":
         return None
     with contextlib.suppress(ImportError, OSError, AttributeError):
-        with no_fork:
+        with guard:
             from lifebeat.lifecycle.inotify import Inotify
 
         return Inotify()

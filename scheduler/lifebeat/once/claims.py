@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from lifebeat.once import processes as siblings
-from lifebeat.storage.locks import ForkGuard
+from lifebeat.storage.forks import guard as no_fork
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Held for what a fork must not fall into, or the child would wait for a thread that it does not have: SQLite has
-# mutexes of its own, an import has a lock, and a lock file is not known as one in the moment in which it is opened.
-no_fork = ForkGuard()
 _KEPT_CLAIMS = 100
 _LATELY = 2.0
 _KEPT_MEMBERS = 1000

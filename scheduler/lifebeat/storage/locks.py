@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING
+
+from lifebeat.storage.forks import guard, in_child
+from lifebeat.storage.safe_file import create
 
 try:
     import fcntl
@@ -20,35 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _POLL = 0.01
-
-
-class ForkGuard:
-    """Keeps forks out of a block, by whatever thread. A fork that began before there was a guard only ends with it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._is_forking = False
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._begin, after_in_parent=self._end, after_in_child=self._end)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def _begin(self) -> None:
-        self._lock.acquire()
-        self._is_forking = True
-
-    def _end(self) -> None:
-        if self._is_forking:
-            self._is_forking = False
-            self._lock.release()
-
-
-# A child forked while a lock file is being opened would keep the lock for its whole life, without knowing of it.
-no_fork = ForkGuard()
 _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
@@ -77,7 +50,7 @@ class FileLock:
             OSError: The file cannot be opened, or its file system has no locks.
         """
         if self._fd is None:
-            with no_fork:
+            with guard:
                 self._fd = _open(self.path)
                 _open_locks.add(self)
         deadline = time.monotonic() + timeout
@@ -89,7 +62,7 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock up; nothing happens if it is not held."""
-        with no_fork:
+        with guard:
             descriptor, self._fd = self._fd, None
             if descriptor is not None:
                 _open_locks.discard(self)
@@ -121,7 +94,12 @@ def held(path: Path, *, timeout: float) -> Generator[bool]:
 def _open(path: Path) -> int:
     if path.is_dir():
         return os.open(path, os.O_RDONLY)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    while True:
+        try:
+            return os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                return create(path)
 
 
 def _close_in_child() -> None:
@@ -129,5 +107,4 @@ def _close_in_child() -> None:
         lock.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_child)
+in_child(_close_in_child)

@@ -1,0 +1,44 @@
+"""The one door for threads: a start that is bounded, and false where no thread can be had."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: float = 1.0) -> bool:
+    """Run ``work`` in a thread of its own, and return whether it has begun.
+
+    ``Thread.start`` waits for the new thread without a limit, and where memory is gone that one may die before it says
+    that it lives (CPython gh-140746). So a thread without ceremony starts the real one, and only that may be left
+    waiting. What has not begun within ``timeout`` never begins.
+
+    Args:
+        name: The thread's name, without the prefix ``lifebeat-``.
+        work: What to do; it sees to its own exceptions.
+        daemon: Whether the interpreter may end while it runs.
+        timeout: Seconds to wait for the beginning.
+    """
+    try:
+        decided, answered = threading.Lock(), threading.Event()  # whoever takes the lock decides whether work begins
+
+        def run() -> None:
+            if decided.acquire(blocking=False):
+                answered.set()
+                work()
+
+        def begin() -> None:
+            try:
+                threading.Thread(target=run, name=f"lifebeat-{name}", daemon=daemon).start()
+            except (RuntimeError, MemoryError):
+                answered.set()
+
+        _thread.start_new_thread(begin, ())
+        answered.wait(timeout)
+        return not decided.acquire(blocking=False)
+    except (RuntimeError, MemoryError):  # the interpreter is ending, or there are as many threads as may be
+        return False
