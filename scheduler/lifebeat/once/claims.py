@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from lifebeat.once import processes as siblings
-from lifebeat.storage.forks import guard as no_fork
+from lifebeat.storage.forks import guard
 
 if TYPE_CHECKING:
     import sqlite3
@@ -136,7 +136,7 @@ class Roster:
 
     def _transact(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """Do it wholly or not at all, in a database that is set aside if it is broken."""
-        with no_fork:
+        with guard:
             return self._transact_unforked(work, durable=durable)
 
     def _transact_unforked(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:

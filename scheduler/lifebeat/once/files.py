@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 
 from lifebeat.errors import LifebeatError
 from lifebeat.once import processes as siblings
-from lifebeat.once.claims import Arrival, Departure, Handover, Roster, Unfinished, no_fork
+from lifebeat.once.claims import Arrival, Departure, Handover, Roster, Unfinished
+from lifebeat.storage.forks import guard
 from lifebeat.storage.locks import FileLock
 
 if TYPE_CHECKING:
@@ -230,10 +231,10 @@ class Presence:
 
 
 def _take(lock: FileLock, *, shared: bool = False) -> bool:
-    with no_fork:
+    with guard:
         return lock.acquire(shared=shared)
 
 
 def _drop(lock: FileLock) -> None:
-    with no_fork:
+    with guard:
         lock.release()
