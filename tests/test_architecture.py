@@ -59,7 +59,7 @@ UPWARD: set[tuple[str, str]] = {
 }
 KNOWN_ELSEWHERE: set[tuple[str, str]] = {
     ("lifebeat.engines.celery", "apscheduler"),
-    ("lifebeat.engines.procrastinate", "apscheduler"),
+    ("lifebeat.engines.procrastinate.legacy", "apscheduler"),
     ("lifebeat.once.claims", "sqlite3"),
     ("lifebeat.settings.configtext", "yaml"),
     ("lifebeat.settings.edit", "yaml"),

@@ -16,7 +16,7 @@ import pytest
 from cluster import Cluster, freeze, lateness, missed, overlapping, twice
 from hosts import Installation, end, eventually
 from lifebeat.engines.dispatch import STALLED
-from lifebeat.engines.procrastinate import PATIENCE
+from lifebeat.engines.procrastinate.legacy import PATIENCE
 from lifebeat.jobfile import reader as jobfile
 
 if TYPE_CHECKING:

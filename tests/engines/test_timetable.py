@@ -16,7 +16,7 @@ from lifebeat.cli.upcoming import upcoming
 from lifebeat.clock import SystemClock
 from lifebeat.engines.dispatch import Dispatch
 from lifebeat.engines.postgres import Installation
-from lifebeat.engines.procrastinate import ProcrastinateEngine, make_app
+from lifebeat.engines.procrastinate.legacy import ProcrastinateEngine, make_app
 from lifebeat.engines.timetable import Due, Timetable
 from lifebeat.jobfile.spec import JobSpec
 from lifebeat.schedule.instants import (

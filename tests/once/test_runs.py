@@ -19,7 +19,7 @@ from lifebeat.engines import EngineUnavailable
 from lifebeat.engines.dispatch import CLAIM_AND_SEND, FORGET, STALLED
 from lifebeat.engines.inhand import InHand, NotHere, NotNow, Row
 from lifebeat.engines.postgres import Installation
-from lifebeat.engines.procrastinate import ProcrastinateEngine, attach, retry_of
+from lifebeat.engines.procrastinate.legacy import ProcrastinateEngine, attach, retry_of
 from lifebeat.errors import ConfigError
 from lifebeat.jobfile.spec import JobSpec
 from lifebeat.once.claims import Roster
@@ -160,11 +160,11 @@ def test_too_late_at_the_run(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_who_has_waited_is_not_given_up(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run over the limit is asked for again without end; one that nobody knows is given up, and a line says so."""
-    monkeypatch.setattr("lifebeat.engines.procrastinate.GIVES_UP", 0.0)
+    monkeypatch.setattr("lifebeat.engines.procrastinate.legacy.GIVES_UP", 0.0)
     retry, row = retry_of(logging.getLogger("lifebeat")), a_job()
     assert all(retry.get_retry_exception(NotNow("busy"), row) for _ in range(100))
     assert caplog.messages == []
-    monkeypatch.setattr("lifebeat.engines.procrastinate.GIVES_UP", 0.05)
+    monkeypatch.setattr("lifebeat.engines.procrastinate.legacy.GIVES_UP", 0.05)
     assert retry.get_retry_exception(NotHere("unknown"), row) is not None
     eventually(lambda: retry.get_retry_exception(NotHere("unknown"), row) is None)
     assert caplog.messages == ["a run of job job is given up: nobody knows the job"]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from lifebeat.clock import Moment
 
 RunInstant = Callable[[str, int], None]
-"""Run a job (its ID) for an instant (microseconds since the epoch), in the calling thread; raises what the job does."""
+"""Run a job (its ID) for an instant (microseconds since the epoch), in the calling thread; raises what the job does.
+
+Raises ``UnknownJob`` or ``Busy`` where this process does not run it; an engine then tries again, here or elsewhere.
+"""
 
 
 class Unavailable(LifebeatError):
@@ -25,6 +28,14 @@ class Unavailable(LifebeatError):
 
 class CannotCoordinate(LifebeatError):
     """Processes cannot be coordinated here, so each reports for itself; asking again later may work."""
+
+
+class UnknownJob(LifebeatError):
+    """This process has no such job in its job file; another may have it."""
+
+
+class Busy(LifebeatError):
+    """This process cannot run the job now; later it can, or another."""
 
 
 @dataclass(frozen=True, slots=True)

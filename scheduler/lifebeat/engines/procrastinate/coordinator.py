@@ -1,0 +1,156 @@
+"""Many machines on PostgreSQL: a claim puts a run into Procrastinate's queue, and its workers carry it out.
+
+Every process offers the instants of shared jobs as its own clock says. The transaction that claims one puts the run
+into the queue as well, so that neither is ever there without the other.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from lifebeat.clock import Moment
+from lifebeat.engines.procrastinate import membership
+from lifebeat.engines.procrastinate.worker import TASK, Worker
+from lifebeat.once.protocol import Joined, Unavailable, Unfinished
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Awaitable, Callable
+
+    import procrastinate
+    import psycopg
+
+    from lifebeat.clock import Clock
+    from lifebeat.engines.procrastinate.database import Connector
+    from lifebeat.once.protocol import RunInstant
+
+T = TypeVar("T")
+
+QUEUE = "lifebeat"
+INSTANCE_ID = "instance_id"
+ASKING = 8.0
+_JOIN_POLL = 0.25
+
+
+class ProcrastinateCoordinator:
+    """One process's part of an application on PostgreSQL: a ``once.protocol.Coordinator``.
+
+    Args:
+        database: A connection URL or string, as libpq takes it.
+        clock: For lengths and moments of this machine.
+        logger: Where to say what happens.
+        queue: The queue of the runs.
+        has_worker: Whether this process works the queue off; not where a host's own worker does.
+        gone_after: Seconds after which a process that is not heard of is gone, and its runs are run again.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        *,
+        clock: Clock,
+        logger: logging.Logger,
+        queue: str = QUEUE,
+        has_worker: bool = True,
+        gone_after: float = membership.GONE_AFTER,
+    ) -> None:
+        self._clock = clock
+        self._queue = queue
+        self._me = membership.Me(gone_after)
+        self._worker = Worker(database, queue, self._me, logger, own=has_worker)
+        self._joined: Joined | None = None
+
+    def start(self, run: RunInstant) -> None:
+        """Connect in the background; runs from the queue are given to ``run``."""
+        self._worker.start(run)
+
+    def bring(self, row: int, job_id: str, instant: int) -> None:
+        """Run what a host's worker has taken from the queue."""
+        self._worker.bring(row, job_id, instant)
+
+    def join(self, timeout: float) -> Joined:
+        """Join; this takes a while where a member is overdue and may be dead or only cut off."""
+        until = time.monotonic() + timeout
+        while self._joined is None:
+            left = until - time.monotonic()
+            found = self._ask(lambda connection: membership.join(connection, self._me), max(left, 0.05))
+            if found is not None:
+                self._worker.remember(found.run)
+                self._joined = self._as_joined(found)
+            elif left < _JOIN_POLL:
+                raise Unavailable("PostgreSQL: waiting for a sign of life of the processes that were in before")
+            else:
+                time.sleep(_JOIN_POLL)
+        return self._joined
+
+    def agree(self, candidate: str) -> str:
+        """Return the instance ID that all machines agree on."""
+        return self.note(INSTANCE_ID, candidate)
+
+    def note(self, key: str, value: str) -> str:
+        """Return what all machines agree on under a name: this value if there was none."""
+        agreed = self._ask(lambda connection: membership.agree(connection, key, value), ASKING)
+        self._worker.remember(None, **{key: agreed})
+        return agreed
+
+    def claim(self, job_id: str, instant: int) -> bool:
+        """Claim an instant and put it into the queue; false, as the engine's workers run it."""
+
+        async def claim_and_defer(app: procrastinate.App) -> None:
+            async with cast("Connector", app.connector).transaction() as connection:
+                if await membership.claim(connection, job_id, instant):
+                    task = app.configure_task(TASK, queue=self._queue, connection=connection)
+                    await task.defer_async(job=job_id, instant=instant)
+
+        self._worker.ask(claim_and_defer, ASKING)
+        self._worker.handed_over()
+        return False
+
+    def end(self, job_id: str, instant: int) -> None:
+        """Do nothing: Procrastinate notes the end of what its workers run."""
+
+    def latest(self, job_id: str) -> int | None:
+        """Return the latest instant claimed for a job."""
+        return self._ask(lambda connection: membership.latest(connection, job_id), ASKING)
+
+    def drain(self, timeout: float) -> bool:
+        """Take no more runs from the queue and wait for those that are under way here."""
+        return self._worker.drain(timeout)
+
+    def leave(self, timeout: float) -> bool:
+        """Leave, and return whether this was the last process on any machine."""
+        if self._joined is None:
+            return False
+
+        async def leave(app: procrastinate.App) -> bool:
+            async with self._worker.renewing, cast("Connector", app.connector).transaction() as connection:
+                self._worker.forget()
+                return await membership.leave(connection, self._me)
+
+        last = self._worker.ask(leave, timeout)
+        self._joined = None
+        return last
+
+    def close(self) -> None:
+        """Give back connections and the thread; returns at once."""
+        self._worker.close()
+
+    def _ask(self, work: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]], timeout: float) -> T:
+        async def transact(app: procrastinate.App) -> T:
+            async with cast("Connector", app.connector).transaction() as connection:
+                return await work(connection)
+
+        return self._worker.ask(transact, timeout)
+
+    def _as_joined(self, found: membership.Found) -> Joined:
+        def moment(at: float) -> Moment:
+            """Return a moment of the server on this machine's clocks: what counts is how long ago it was."""
+            ago, clock = found.now - at, self._clock
+            return Moment(clock.time() - ago, clock.monotonic() - ago, clock.boot_id())
+
+        former, unfinished = found.unfinished, None
+        if former is not None:
+            unfinished = Unfinished(former.id, moment(former.started), moment(former.left or found.now))
+        is_first = found.run.starter == self._me.key
+        return Joined(is_first, moment(found.run.started), found.run.id, unfinished)
