@@ -1,14 +1,35 @@
-"""One answer to "may I": on, off or paused, made from settings and job file."""
+"""One answer to "may I": on, off or paused, made from settings, job file and what was said before.
+
+Off is sticky. An opt-out that was seen becomes a layer of its own, which stays when the place that said it is gone,
+empty, half-written or cannot be read any more, and which all processes of the installation have. It ends by a yes that
+is newer, or by the file that said it, when that is there, whole, and says nothing.
+"""
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from lifebeat import installation
 from lifebeat.context import Consent
+from lifebeat.settings.layers import ENABLED, Layer
+from lifebeat.storage import safe_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lifebeat.clock import Clock
+    from lifebeat.installation import OptOut
     from lifebeat.jobfile.spec import JobFile
+    from lifebeat.settings.source import ConfigSource
     from lifebeat.settings.table import Settings
+
+_LIMIT = 1024 * 1024
+_SETTLED = 1.0  # seconds that a file has not changed for: half-written it may be whole, and say nothing yet
+# What says off for one process only, and not in anybody's name.
+_PASSING = ("CI environment", "test run")
+_HOST = "host argument"
 
 
 def decide(settings: Settings, found: JobFile) -> Consent:
@@ -18,7 +39,7 @@ def decide(settings: Settings, found: JobFile) -> Consent:
         settings: The merged settings.
         found: The job file with its problems.
     """
-    switch = settings.sources["telemetryEnabled"]
+    switch = settings.sources[ENABLED]
     if settings.opted_out:
         return Consent("off", switch, switch)
     problems = (*settings.problems, *found.problems)
@@ -26,4 +47,85 @@ def decide(settings: Settings, found: JobFile) -> Consent:
         return Consent("paused", f"until this is fixed: {problems[0]}", problems[0].source)
     if not any(spec.is_telemetry and spec.enabled for spec in found.specs):
         return Consent("off", f"{found.path} has no telemetry job that is enabled", str(found.path))
-    return Consent("on", f"telemetryEnabled: {switch}", switch)
+    return Consent("on", f"{ENABLED}: {switch}", switch)
+
+
+class EarlierOptOut:
+    """The layer of an opt-out that was seen before; ``ConfigSource`` asks for it whenever settings are read.
+
+    Args:
+        source: Where the settings come from.
+        clock: Where the time comes from.
+        remember: Whether to put down what is seen, as an application does; commands that look do not.
+        began: When the process began whose environment and arguments count; ``None`` for now.
+    """
+
+    def __init__(self, source: ConfigSource, clock: Clock, *, remember: bool, began: float | None = None) -> None:
+        self._source = source
+        self._clock = clock
+        self._remember = remember
+        self._began = clock.time() if began is None else began
+        self._seen: OptOut | None = None
+        self._is_on_record = False
+
+    def __call__(self, settings: Settings) -> Layer | None:
+        """Return the layer that says off; ``None`` where nobody has said so, or somebody has taken it back."""
+        state = installation.state_dir(self._source, settings)
+        if settings.opted_out:
+            self._see(settings, state)
+            return None
+        opt_out = installation.read_opt_out(state) or self._seen
+        if opt_out is None:
+            return None
+        if self._is_over(opt_out, settings):
+            self._seen = None
+            if self._remember:
+                installation.write_opt_out(state, None)
+            return None
+        self._seen = opt_out
+        when = f"{datetime.fromtimestamp(opt_out.at, tz=UTC):%Y-%m-%d %H:%M} UTC"
+        return Layer(f"opt-out of {when} ({opt_out.source})", {ENABLED: False})
+
+    def _see(self, settings: Settings, state: Path | None) -> None:
+        switch = settings.sources[ENABLED]
+        if switch.startswith(_PASSING):
+            return
+        if self._seen is None or self._seen.source != switch:
+            file = next((path for path in self._source.files() if switch.startswith(str(path))), None)
+            self._seen = installation.OptOut(switch, None if file is None else _absolute(file), self._clock.time())
+            self._is_on_record = False
+        if self._remember and not self._is_on_record:
+            self._is_on_record = installation.write_opt_out(state, self._seen)
+
+    def _is_over(self, opt_out: OptOut, settings: Settings) -> bool:
+        files = {str(path): path for path in self._source.files()}
+        for one in settings.layer_values[ENABLED]:
+            if one.value is not True or one.layer == "default":
+                continue
+            if one.layer.startswith(_HOST) and not opt_out.source.startswith(_HOST):
+                continue  # it cannot turn on what another layer has turned off
+            file = files.get(one.layer)
+            said_at = self._began if file is None else _changed(file)
+            if (file is not None and _absolute(file) == opt_out.file) or said_at > opt_out.at:
+                return True
+        return any(_absolute(path) == opt_out.file and self._says_nothing(path, settings) for path in files.values())
+
+    def _says_nothing(self, file: Path, settings: Settings) -> bool:
+        """Return whether a file is there, whole, and has been so for a moment."""
+        try:
+            data = safe_file.read(file, limit=_LIMIT)
+        except safe_file.CannotRead:
+            return False
+        whole = not any(problem.source == str(file) for problem in settings.problems)
+        return bool(data and data.strip()) and whole and abs(self._clock.time() - _changed(file)) > _SETTLED
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - pathlib has none that follows no link
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

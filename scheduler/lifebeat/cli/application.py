@@ -20,7 +20,6 @@ from lifebeat.jobfile import reader
 from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.settings.source import ConfigSource, config_dir
 from lifebeat.settings.table import BY_NAME
-from lifebeat.storage import state_dir as statedir
 
 if TYPE_CHECKING:
     import argparse
@@ -29,10 +28,12 @@ if TYPE_CHECKING:
 
     from lifebeat.context import Consent, JobModule
     from lifebeat.errors import Problem
+    from lifebeat.installation import Record
     from lifebeat.jobfile.spec import JobFile
     from lifebeat.settings.table import Settings
 
 TELEMETRY = "lifebeat_jobs.telemetry"
+NOBODY_YET = "host argument (no application has run here yet; what it passes in code is not known)"
 
 
 class Application:
@@ -46,8 +47,17 @@ class Application:
     def __init__(self, args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> None:
         self.clock = SystemClock()
         self.logger = logging.getLogger("lifebeat")
-        self.allow: tuple[str, ...] = (*args.arguments.get("allow", ()), *args.allow)
         self.source = source_of(args, environ)
+        self.record = None if args.arguments else self._read_record()
+        if self.record is not None:
+            self.source = source_of(args, {**self.record.environment, **environ}, self.record)
+        began = self.record.started[0] if self.record else None
+        self.source.earlier_opt_out = consent.EarlierOptOut(self.source, self.clock, remember=False, began=began)
+        allowed = self.record.allow if self.record else args.arguments.get("allow", ())
+        self.allow: tuple[str, ...] = (*allowed, *args.allow)
+
+    def _read_record(self) -> Record | None:
+        return installation.read_record(installation.state_dir(self.source, self.source.read()))
 
     @property
     def config_dir(self) -> Path:
@@ -87,12 +97,7 @@ class Application:
     @cached_property
     def state_dir(self) -> Path | None:
         """Where state is kept; ``None`` where no directory can be written."""
-        return statedir.state_dir(
-            setting=self.settings.state_dir,
-            environ=self.source.environ,
-            config_dir=self.config_dir,
-            app_name=self.settings.app_name,
-        ).path
+        return installation.state_dir(self.source, self.settings)
 
     @cached_property
     def instance_id(self) -> str | None:
@@ -139,24 +144,32 @@ def _never(name: str, delay: timedelta, work: Callable[[], None]) -> None:
     """Promise nothing: a command is over before."""
 
 
-def source_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> ConfigSource:
+def source_of(
+    args: argparse.Namespace, environ: Mapping[str, str] = os.environ, record: Record | None = None
+) -> ConfigSource:
     """Return where the settings come from that the shared options describe.
+
+    Args:
+        args: The options that all commands share, with the arguments of the application whose command this is.
+        environ: The environment.
+        record: What the application's latest process was told; ``None`` where none is known.
 
     Raises:
         LifebeatError: An option names no setting, or the working directory is gone.
     """
-    arguments = args.arguments
-    directory = config_dir(args.config or arguments.get("config_dir"), environ)
+    given = args.arguments
+    directory = config_dir(args.config or given.get("config_dir"), environ)
     if not directory.is_absolute():
         try:
             os.getcwd()  # noqa: PTH109 - only whether there is one
         except OSError as error:
             raise LifebeatError(
-                f"the working directory cannot be used ({error.strerror}); name the config directory: --config /…"
+                f"the working directory cannot be used ({error.strerror}); name the config directory: --config /..."
             ) from None
     return ConfigSource(
         directory,
-        arguments={key.name: arguments.get(key.attribute) for key in BY_NAME.values()},
+        arguments=record.arguments if record else {key.name: given.get(key.attribute) for key in BY_NAME.values()},
+        arguments_label=record.label if record else "host argument" if given else NOBODY_YET,
         command_line=_assignments(args.set),
         environ=environ,
         modules=sys.modules,

@@ -24,7 +24,7 @@ from lifebeat.settings.layers import (
 from lifebeat.settings.table import Settings, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 SMALL = 64 * 1024
 
@@ -44,6 +44,7 @@ class ConfigSource:
     Args:
         config_dir: The config directory; it need not exist.
         arguments: What the host application says, by the key's name in files.
+        arguments_label: Whose arguments these are.
         command_line: What the command line says, likewise.
         environ: The environment; it is read at each ``read``.
         modules: The loaded modules, in which a test run shows.
@@ -55,6 +56,7 @@ class ConfigSource:
         config_dir: Path,
         *,
         arguments: Mapping[str, Any] | None = None,
+        arguments_label: str = "host argument",
         command_line: Mapping[str, Any] | None = None,
         environ: Mapping[str, str],
         modules: Mapping[str, Any],
@@ -62,7 +64,10 @@ class ConfigSource:
     ) -> None:
         self.config_dir = config_dir
         self.environ = environ
-        self._arguments = dict(arguments or {})
+        self.arguments = dict(arguments or {})
+        self.arguments_label = arguments_label
+        # Gives the layer of an opt-out that was seen before, by the settings without it (``lifebeat.consent``).
+        self.earlier_opt_out: Callable[[Settings], Layer | None] | None = None
         self._command_line = dict(command_line or {})
         self._modules = modules
         self._deployment = deployment
@@ -99,12 +104,14 @@ class ConfigSource:
         layers = [
             packaged(),
             *([from_arguments(self._agreed, label="agreed on in the database")] if self._agreed else []),
-            from_arguments(self._arguments),
+            from_arguments(self.arguments, label=self.arguments_label),
             *self._written(),
             *from_environment(self.environ),
             from_arguments(self._command_line, label="command line"),
         ]
-        return layers + self._refusals(layers)
+        layers += self._refusals(layers)
+        earlier = self.earlier_opt_out(merge(layers)) if self.earlier_opt_out else None
+        return [*layers, earlier] if earlier else layers
 
     def read(self) -> Settings:
         """The merged settings as they are now."""
