@@ -87,7 +87,7 @@ def test_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = lines[lines.index("") + 2 :]
     assert [line.strip() for line in asked[:6]] == [
         "default",
-        "host argument",
+        "host argument (no application has run here yet; what it passes in code is not known)",
         "config/config.json",
         "config/config.yaml",
         "config/config.yml",
