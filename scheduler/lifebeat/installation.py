@@ -225,6 +225,11 @@ def state_dir(source: ConfigSource, settings: Settings) -> Path | None:
 # -- the instance ID -------------------------------------------------------------------------------------------------
 
 
+def new_id() -> str:
+    """Return a new random ID."""
+    return str(uuid.uuid4())
+
+
 def known_id(settings: Settings, state_dir: Path | None) -> str | None:
     """Return the ID if there is one; makes nothing."""
     if settings.instance_id is not None:
@@ -247,7 +252,7 @@ def make_id(settings: Settings, config_dir: Path, state_dir: Path | None, candid
     known = known_id(settings, state_dir)
     if known is not None:
         return known
-    candidate = candidate or str(uuid.uuid4())
+    candidate = candidate or new_id()
     try:
         return edit.set_key_if_absent(_config_file(config_dir), KEY, candidate)
     except (edit.ConfigNotWritable, ConfigError):
@@ -270,7 +275,7 @@ def rotate_id(config_dir: Path) -> str:
         ConfigNotWritable: It cannot be kept.
         ConfigError: The config file cannot be read, and is left as it is.
     """
-    new = str(uuid.uuid4())
+    new = new_id()
     edit.set_key(_config_file(config_dir), KEY, new)
     return new
 
