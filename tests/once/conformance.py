@@ -1,0 +1,394 @@
+"""What every coordinator has to do, whatever is underneath: one suite for files and for each engine.
+
+Run it on another one like this, in a test file of its own::
+
+    class TestFiles(Conformance):
+        factory = "conformance_of_files:make"
+
+        @pytest.fixture
+        def arguments(self, tmp_path):
+            return [str(tmp_path)]
+
+``factory`` names a function, importable from the tests' folders, that each of the real processes calls with the
+arguments (texts) to get a coordinator of one application; other arguments, another application.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lifebeat.once.protocol import Coordinator
+
+    Start = Callable[[], "Member"]
+
+T = TypeVar("T")
+JOB = "heartbeat"
+MINUTE = 60_000_000
+DEADLINE = 60.0
+
+
+class Member:
+    """A process of the application, which does what it is told by the test, one thing after the other."""
+
+    def __init__(self, factory: str, arguments: list[str]) -> None:
+        program = [sys.executable, __file__, factory, *arguments]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+        assert self.process.stdin and self.process.stdout  # noqa: PT018 - for the type checkers
+        self._in, self._out = self.process.stdin, self.process.stdout
+
+    def send(self, verb: str, *arguments: Any) -> None:
+        """Tell it to do something, without waiting for the answer."""
+        print(json.dumps([verb, *arguments]), file=self._in, flush=True)
+
+    def receive(self) -> Any:
+        """Return the answer to the oldest thing sent; ``{"unavailable": …}`` where it could not be done."""
+        line = self._out.readline()
+        assert line, f"process {self.process.pid} has ended"
+        return json.loads(line)
+
+    def ask(self, verb: str, *arguments: Any) -> Any:
+        """Tell it to do something, and return the answer."""
+        self.send(verb, *arguments)
+        return self.receive()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; a killed one is waited for."""
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait()
+
+    def close(self) -> None:
+        """End it by force, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+        self._in.close()
+        self._out.close()
+
+
+class _Body:
+    """The same, inside the process."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.ran: list[tuple[str, int]] = []
+        coordinator.start(self.run)
+
+    def run(self, job_id: str, instant: int) -> None:
+        self.ran.append((job_id, instant))
+
+    def join(self, timeout: float = 30.0) -> Any:
+        joined = self.coordinator.join(timeout)
+        left = joined.unfinished
+        return {
+            "first": joined.first,
+            "run": joined.run,
+            "started": joined.started.wall,
+            "unfinished": None if left is None else left.run,
+        }
+
+    def claim(self, job_id: str, instants: list[int]) -> None:
+        """Claim one instant after the other, and run what is ours here."""
+        for instant in instants:
+            if self.coordinator.claim(job_id, instant):
+                self.run(job_id, instant)
+                self.coordinator.end(job_id, instant)
+
+    def claim_without_end(self, job_id: str, instants: list[int]) -> None:
+        """Claim, run, and never say that a run has ended."""
+        for instant in instants:
+            if self.coordinator.claim(job_id, instant):
+                self.run(job_id, instant)
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Return what has run in this process so far."""
+        return self.ran
+
+    def latest(self, job_id: str) -> int | None:
+        return self.coordinator.latest(job_id)
+
+    def agree(self, candidate: str) -> str:
+        return self.coordinator.agree(candidate)
+
+    def drain(self, timeout: float = 30.0) -> bool:
+        return self.coordinator.drain(timeout)
+
+    def leave(self, timeout: float = 30.0) -> bool:
+        return self.coordinator.leave(timeout)
+
+    def close(self) -> None:
+        self.coordinator.close()
+
+    def answer(self, verb: str, arguments: list[Any]) -> Any:
+        from lifebeat.once.protocol import CannotCoordinate, Unavailable
+
+        try:
+            return getattr(self, verb)(*arguments)
+        except (Unavailable, CannotCoordinate) as error:
+            return {"unavailable": str(error)}
+
+
+def everybody(members: list[Member], verb: str, *arguments: Any) -> list[Any]:
+    """Tell all of them the same at once, and return their answers."""
+    for member in members:
+        member.send(verb, *arguments)
+    return [member.receive() for member in members]
+
+
+def until(found: Callable[[], T], seconds: float = DEADLINE) -> T:
+    """Return what is found as soon as it is true; fails when time is up."""
+    end = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < end, f"still {result!r}"
+        time.sleep(0.05)
+    return result
+
+
+class Conformance:
+    """The suite. Its tests need real processes, and whatever server the coordinator has."""
+
+    factory: ClassVar[str]
+    gone_after: ClassVar[float] = 0.0
+    """How many seconds after its kill a process counts as gone."""
+
+    @pytest.fixture
+    def arguments(self) -> list[str]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def start(self, arguments: list[str]) -> Iterator[Start]:
+        """Start a process of the application."""
+        started: list[Member] = []
+
+        def begin() -> Member:
+            started.append(Member(self.factory, arguments))
+            return started[-1]
+
+        yield begin
+        for member in started:
+            member.close()
+
+    def leave_unfinished(self, start: Start) -> str:  # noqa: ARG002 - for those who override it
+        """Bring about a run whose end nobody has reported, and return its ID."""
+        pytest.skip("this coordinator leaves no run unfinished that a test could bring about")
+
+    # -- who is in ---------------------------------------------------------------------------------------------
+
+    def test_first_in_and_last_out(self, start: Start) -> None:
+        """One of three that join at once is the first, one of three that leave at once the last; all know one run."""
+        members = [start() for _ in range(3)]
+        joined = everybody(members, "join")
+        assert sorted(one["first"] for one in joined) == [False, False, True]
+        assert len({one["run"] for one in joined}) == 1
+        assert len({one["started"] for one in joined}) == 1
+        assert sorted(everybody(members, "leave")) == [False, False, True]
+
+    def test_others_remain(self, start: Start) -> None:
+        """Who leaves while another is in is not the last; who comes then is not the first."""
+        one, other, third = start(), start(), start()
+        run = one.ask("join")["run"]
+        other.ask("join")
+        assert one.ask("leave") is False
+        later = third.ask("join")
+        assert (later["first"], later["run"]) == (False, run)
+        assert other.ask("leave") is False
+        assert third.ask("leave") is True
+
+    def test_next_run_is_new(self, start: Start) -> None:
+        """After the last has left, the next is the first of another run, also in a process that was in before."""
+        one, other = start(), start()
+        runs = [one.ask("join")]
+        one.ask("leave")
+        runs.append(other.ask("join"))
+        other.ask("leave")
+        runs.append(one.ask("join"))
+        assert [run["first"] for run in runs] == [True] * 3
+        assert len({run["run"] for run in runs}) == 3
+        assert [run["unfinished"] for run in runs] == [None] * 3
+        assert one.ask("leave") is True
+
+    def test_join_twice(self, start: Start) -> None:
+        """A process that is in already gets the same answer."""
+        member = start()
+        assert member.ask("join") == member.ask("join")
+        assert member.ask("leave") is True
+
+    def test_leave_without_join(self, start: Start) -> None:
+        """Who is not in is never the last, whether others are in or not."""
+        one, other = start(), start()
+        assert one.ask("leave") is False
+        other.ask("join")
+        assert one.ask("leave") is False
+        assert other.ask("leave") is True
+        assert other.ask("leave") is False
+
+    def test_killed_process_is_gone(self, start: Start) -> None:
+        """A process that was killed keeps nobody from being the last."""
+        one, other = start(), start()
+        everybody([one, other], "join")
+        one.signal(signal.SIGKILL)
+        time.sleep(self.gone_after)
+        assert other.ask("leave") is True
+
+    def test_all_killed(self, start: Start) -> None:
+        """When all were killed, the next to join is the first of a new run."""
+        members = [start() for _ in range(3)]
+        run = everybody(members, "join")[0]["run"]
+        for member in members:
+            member.signal(signal.SIGKILL)
+        time.sleep(self.gone_after)
+        joined = start().ask("join")
+        assert joined["first"] is True
+        assert joined["run"] != run
+
+    def test_rounds(self, start: Start) -> None:
+        """Eight processes join and leave at once, three times: each time one is the first and one the last."""
+        members = [start() for _ in range(8)]
+        runs: set[str] = set()
+        for _ in range(3):
+            joined = everybody(members, "join")
+            assert [one["first"] for one in joined].count(True) == 1
+            runs |= {one["run"] for one in joined}
+            assert everybody(members, "leave").count(True) == 1
+        assert len(runs) == 3
+
+    def test_unfinished_run_is_given_once(self, start: Start) -> None:
+        """Of those who join next one learns of a run whose end nobody has reported, and only one."""
+        run = self.leave_unfinished(start)
+        members = [start() for _ in range(4)]
+        told = [one["unfinished"] for one in everybody(members, "join")]
+        assert [one for one in told if one] == [run]
+
+    # -- whose an instant is -----------------------------------------------------------------------------------
+
+    def ran(self, members: list[Member]) -> collections.Counter[tuple[str, int]]:
+        """Count what has run, in all of them together."""
+        lists = [member.ask("runs") for member in members]
+        return collections.Counter((job, instant) for one in lists for job, instant in one)
+
+    def test_each_instant_runs_once(self, start: Start) -> None:
+        """Eight processes that claim the same 30 instants of two jobs run each of them once, all together."""
+        members = [start() for _ in range(8)]
+        everybody(members, "join")
+        instants = [number * MINUTE for number in range(1, 31)]
+        for job in (JOB, "other"):
+            everybody(members, "claim", job, instants)
+        until(lambda: len(self.ran(members)) == 60)
+        assert set(self.ran(members).values()) == {1}
+
+    def test_claim_outlives_who_claimed(self, start: Start) -> None:
+        """What has run is not run again by a process that comes after all have gone."""
+        one = start()
+        one.ask("join")
+        one.ask("claim", JOB, [MINUTE])
+        until(lambda: self.ran([one]))
+        one.ask("drain")
+        one.ask("leave")
+        one.signal(signal.SIGKILL)
+        other = start()
+        other.ask("join")
+        other.ask("claim", JOB, [MINUTE])
+        other.ask("claim", JOB, [2 * MINUTE])
+        until(lambda: self.ran([other]))
+        assert self.ran([other]) == {(JOB, 2 * MINUTE): 1}
+
+    def test_latest(self, start: Start) -> None:
+        """The latest instant claimed for a job is known to all, and there is none at first."""
+        one, other = start(), start()
+        everybody([one, other], "join")
+        assert one.ask("latest", JOB) is None
+        one.ask("claim", JOB, [MINUTE])
+        one.ask("claim", JOB, [3 * MINUTE])
+        one.ask("claim", "other", [9 * MINUTE])
+        assert other.ask("latest", JOB) == 3 * MINUTE
+        assert other.ask("latest", "nobody's") is None
+
+    def test_kills_while_claiming(self, start: Start) -> None:
+        """Processes that are killed while they claim leave nothing that keeps others from claiming, or claims twice."""
+        instants = [number * MINUTE for number in range(1, 41)]
+        victims = [start() for _ in range(3)]
+        survivor = start()
+        everybody([*victims, survivor], "join")
+        for member in victims:
+            member.send("claim", JOB, instants)
+        for member in victims:
+            time.sleep(0.05)
+            member.signal(signal.SIGKILL)
+        time.sleep(self.gone_after)
+        later = [number * MINUTE for number in range(41, 51)]
+        survivor.ask("claim", JOB, later)
+        until(lambda: {(JOB, instant) for instant in later} <= set(self.ran([survivor])))
+        assert set(self.ran([survivor]).values()) == {1}
+
+    # -- the rest ----------------------------------------------------------------------------------------------
+
+    def test_agree(self, start: Start) -> None:
+        """Eight processes that offer a value each agree on one of them, for good."""
+        members = [start() for _ in range(8)]
+        for number, member in enumerate(members):
+            member.send("agree", f"candidate {number}")
+        agreed = {member.receive() for member in members}
+        assert len(agreed) == 1
+        assert next(iter(agreed)).startswith("candidate ")
+        assert start().ask("agree", "too late") in agreed
+
+    def test_drain_and_close(self, start: Start) -> None:
+        """When nothing runs, draining is done at once; closing gives nothing back."""
+        member = start()
+        member.ask("join")
+        began = time.monotonic()
+        assert member.ask("drain", 10.0) is True
+        assert member.ask("leave") is True
+        assert member.ask("close") is None
+        assert time.monotonic() - began < DEADLINE / 2
+
+    def test_frozen_process_holds_nobody_up_for_longer_than_asked(self, start: Start) -> None:
+        """While a process is stopped at any moment of its work, others get an answer within their time."""
+        busy, other = start(), start()
+        busy.ask("join")
+        other.ask("join")
+        busy.send("claim", JOB, [number * MINUTE for number in range(1, 3001)])
+        for _ in range(5):
+            time.sleep(0.05)
+            busy.signal(signal.SIGSTOP)
+            began = time.monotonic()
+            other.ask("leave", 1.0)
+            other.ask("join", 1.0)
+            assert time.monotonic() - began < 4.0
+            busy.signal(signal.SIGCONT)
+
+
+def main() -> None:
+    """Be a member: do what the lines say that come in, and answer in lines."""
+    module, _, name = sys.argv[1].partition(":")
+    body = _Body(getattr(importlib.import_module(module), name)(*sys.argv[2:]))
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    for line in sys.stdin:
+        verb, *arguments = json.loads(line)
+        print(json.dumps(body.answer(verb, arguments)), flush=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
