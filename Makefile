@@ -36,7 +36,7 @@ soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broke
 	$(BIN)/python -m pytest -m soak -s --timeout 3600
 
 matrix: .venv/.dev       ## the wheel on each Python from 3.11 to 3.15, and with the ends of its dependencies' ranges
-	$(BIN)/python tests/matrix.py
+	PYTHONPATH=tests/support $(BIN)/python tests/matrix/run.py
 
 bench: .venv/.dev        ## measured beside what people would use instead; writes docs/benchmarks.md
 	$(BIN)/python benchmarks/run.py
@@ -57,7 +57,7 @@ dist: .venv/.pip         ## sdist, wheel, bill of materials and sums: the same b
 	$(BIN)/python deploy/release/dist.py
 
 clean:                   ## remove what these commands made here
-	rm -rf .venv build dist *.egg-info scheduler/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info scheduler/*.egg-info .pytest_cache .mypy_cache .ruff_cache .pythons
 
 .venv/.pip:
 	@test -n "$(PYTHON)" || { echo "make: no Python >= 3.11 found; install one, or say which: make PYTHON=/path/to/python3"; exit 1; }

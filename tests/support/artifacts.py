@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
@@ -66,16 +64,15 @@ def build(project: Path, into: Path, *what: str) -> Path:
     return max(into.iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
-def posthog_range() -> SpecifierSet:
-    """The versions of the SDK that the package says it works with."""
+def dependencies() -> dict[str, SpecifierSet]:
+    """Return the versions of each package that ours says it works with."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [Requirement(line) for line in project["dependencies"]]
-    return next(one.specifier for one in declared if one.name == "posthog")
+    return {one.name: one.specifier for one in map(Requirement, project["dependencies"])}
 
 
-def oldest_posthog() -> str:
-    """The lowest version of that range."""
-    return next(one.version for one in posthog_range() if one.operator == ">=")
+def oldest(package: str) -> str | None:
+    """Return the lowest of these versions; ``None`` where any goes."""
+    return next((one.version for one in dependencies()[package] if one.operator == ">="), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +114,3 @@ class Venv:
         site = self.python.parent.parent / "lib"
         for packages in site.glob("python*/site-packages"):
             (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-
-
-def pytest_in(venv: Venv, project: Path, files: Sequence[str], *options: str) -> str:
-    """Run tests of a project's copy in a virtual environment; the last line that pytest printed.
-
-    Raises:
-        AssertionError: A test failed.
-    """
-    said = run(venv.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *files, cwd=project, timeout=1800)
-    return said.strip().splitlines()[-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.version import Version
 
-from artifacts import ROOT, oldest_posthog, posthog_range, run
+from artifacts import ROOT, dependencies, oldest, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("pinned", ["5.4.0", "7.14.0"])
 def test_hosts_resolve(pinned: str) -> None:
     """What chromadb 1.1.1 (below 6) and mem0ai (7.14 and up) pin is within the range."""
-    assert pinned in posthog_range()
+    assert pinned in dependencies()["posthog"]
 
 
 def test_the_oldest_speaks_the_same_wire(tmp_path: Path) -> None:
     """The wire tests pass with the lowest version of the range; with the newest, all tests here do."""
-    oldest = oldest_posthog()
+    version = oldest("posthog")
+    assert version is not None
     run(
         *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
-        *("--target", tmp_path, f"posthog=={oldest}"),
+        *("--target", tmp_path, f"posthog=={version}"),
         cwd=tmp_path,
     )
     environ = dict(os.environ) | {"PYTHONPATH": str(tmp_path)}
     asked = "import posthog.request as sdk; print(sdk.__file__, sdk.VERSION)"
-    file, version = run(sys.executable, "-c", asked, cwd=ROOT, environ=environ).split()
-    assert (file, Version(version)) == (f"{tmp_path}/posthog/request.py", Version(oldest))
+    file, imported = run(sys.executable, "-c", asked, cwd=ROOT, environ=environ).split()
+    assert (file, Version(imported)) == (f"{tmp_path}/posthog/request.py", Version(version))
     said = run(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
         *("-k", "not poison and not redirects"),  # long, and the same for every SDK
