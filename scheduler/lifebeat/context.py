@@ -92,6 +92,26 @@ class JobModule(Protocol):
         """Return the exact bytes that would be sent now, of all events or of the one called ``name``."""
         ...
 
+    def request_preview(self, context: JobContext, name: str | None = None) -> str:
+        """Return whole requests as they would be sent now, headers included."""
+        ...
+
+    def describe(self, context: JobContext) -> str:
+        """Return the page for the application's own users: what is sent, where, how often, how to turn it off."""
+        ...
+
+    def contract(self, context: JobContext) -> str:
+        """Return what the application can send, as JSON that changes only when that does."""
+        ...
+
+    def accept(self, context: JobContext) -> list[str]:
+        """Agree to everything that this version wants to send, and return what is new in it."""
+        ...
+
+    def warnings(self, context: JobContext) -> list[str]:
+        """Return what is sent otherwise than it was set."""
+        ...
+
     def flush(self, context: JobContext, timeout: timedelta | None) -> int:
         """Deliver what is pending within ``timeout``, and return how many events were delivered."""
         ...

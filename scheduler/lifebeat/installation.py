@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lifebeat.clock import Clock
+    from lifebeat.context import JobContext
     from lifebeat.settings.source import ConfigSource
     from lifebeat.settings.table import Settings
 
@@ -220,6 +221,33 @@ def state_dir(source: ConfigSource, settings: Settings) -> Path | None:
     return statedir.state_dir(
         setting=settings.state_dir, environ=source.environ, config_dir=source.config_dir, app_name=settings.app_name
     ).path
+
+
+# -- how it stands ---------------------------------------------------------------------------------------------------
+
+STATUS = (
+    "telemetry", "reason", "source", "host", "api_key", "instance_id", "identity", "state_dir", "waiting",
+    "waiting_since", "next_attempt", "dropped", "unaccepted", "error",
+)  # fmt: skip
+
+
+def status(context: JobContext, ask: Callable[[JobContext], dict[str, Any]] | None) -> dict[str, Any]:
+    """Return how telemetry stands; every key of ``STATUS`` is there, and nothing is raised.
+
+    Args:
+        context: What a job would be given.
+        ask: The job module's own ``status``; ``None`` where there is none. What it cannot see is ``None``, and
+            ``error`` says why.
+    """
+    found: dict[str, Any] = dict.fromkeys(STATUS)
+    try:
+        found |= ask(context) if ask else {}
+    except LifebeatError as error:
+        found["error"] = str(error)
+    except Exception as error:  # noqa: BLE001 - a host's page asks, on a machine in whatever state
+        found["error"] = f"not foreseen: {type(error).__name__}"
+    consent = context.read_consent()
+    return found | {"telemetry": consent.state, "reason": consent.reason, "source": consent.source}
 
 
 # -- the instance ID -------------------------------------------------------------------------------------------------

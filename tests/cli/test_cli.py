@@ -143,9 +143,28 @@ def test_setconfig_writes_and_says_who_overrides(
 )
 def test_setconfig_refuses(config: Path, capsys: pytest.CaptureFixture[str], key: str, value: str, said: str) -> None:
     """``setconfig`` refuses what is not valid, says what is, and changes nothing."""
+    (config / "config.json").write_text("{}")
     assert cli.main(["setconfig", key, "--", value]) == cli.PROBLEM
     assert said in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in config.iterdir()] == [("config.json", "{}")]
+
+
+def test_setconfig_refuses_a_directory_without_an_installation(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing of Lifebeat is, an opt-out would be heard by nobody: the directory is named, and nothing made."""
+    assert cli.main(["setconfig", "telemetryEnabled", "false"]) == cli.PROBLEM
+    said = capsys.readouterr().err
+    assert str(config.absolute()) in said
+    assert "--config DIR" in said
     assert list(config.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [[], ["telemetryEnabled"], ["telemetryEnabled", "no", "--unset", "telemetryHost"]])
+def test_setconfig_takes_a_key_and_a_value_or_unset(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    """Half of it is a mistake in usage."""
+    assert cli.main(["setconfig", *words]) == cli.USAGE
+    assert "expected KEY VALUE, or --unset KEY" in capsys.readouterr().err
 
 
 def test_status_and_log_make_no_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +191,7 @@ def test_log_and_status_after_an_outage(installation: Installation, receiver: Po
     told = json.loads(installation.run("status", "--json", "--config", "config")[1])
     assert (told["telemetry"], told["waiting"]) == ("on", 2)
     code, out, _ = installation.run("flush", "--timeout", "2", "--config", "config")
-    assert (code, out) == (cli.PROBLEM, "0 delivered, 2 waiting\n")
+    assert (code, out) == (cli.PROBLEM, "0 delivered, 2 waiting: ConnectionError: Connection refused\n")
     receiver.accept_again()
     code, out, _ = installation.run("flush", "--config", "config")
     assert (code, out) == (cli.DONE, "2 delivered, 0 waiting\n")

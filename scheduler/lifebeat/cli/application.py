@@ -6,6 +6,7 @@ import difflib
 import importlib
 import logging
 import os
+import stat
 import sys
 from datetime import timedelta
 from functools import cached_property
@@ -42,9 +43,12 @@ class Application:
     Args:
         args: The options that all commands share.
         environ: The environment.
+        remember: Whether an opt-out that is seen is put down, by a command that changes something anyway.
     """
 
-    def __init__(self, args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, args: argparse.Namespace, environ: Mapping[str, str] = os.environ, *, remember: bool = False
+    ) -> None:
         self.clock = SystemClock()
         self.logger = logging.getLogger("lifebeat")
         self.source = source_of(args, environ)
@@ -52,7 +56,7 @@ class Application:
         if self.record is not None:
             self.source = source_of(args, {**self.record.environment, **environ}, self.record)
         began = self.record.started[0] if self.record else None
-        self.source.earlier_opt_out = consent.EarlierOptOut(self.source, self.clock, remember=False, began=began)
+        self.source.earlier_opt_out = consent.EarlierOptOut(self.source, self.clock, remember=remember, began=began)
         allowed = self.record.allow if self.record else args.arguments.get("allow", ())
         self.allow: tuple[str, ...] = (*allowed, *args.allow)
 
@@ -73,6 +77,11 @@ class Application:
     def jobs(self) -> JobFile:
         """The job file, with the overlay and the settings on it."""
         return self.read_jobs()
+
+    def forget(self) -> None:
+        """Read everything again when it is asked for: a command has changed it."""
+        for name in ("settings", "jobs", "consent", "state_dir", "instance_id", "seed"):
+            self.__dict__.pop(name, None)
 
     def read_jobs(self, *, import_disabled: bool = False) -> JobFile:
         """Return the job file; with ``import_disabled`` the functions of jobs that are off are looked at too."""
@@ -98,6 +107,12 @@ class Application:
     def state_dir(self) -> Path | None:
         """Where state is kept; ``None`` where no directory can be written."""
         return installation.state_dir(self.source, self.settings)
+
+    @cached_property
+    def unseen(self) -> str | None:
+        """Why this user cannot see the state; ``None`` if it can be seen, or there is none."""
+        places = [self.config_dir, *([self.state_dir] if self.state_dir else [])]
+        return next(filter(None, map(_hidden, places)), None)
 
     @cached_property
     def instance_id(self) -> str | None:
@@ -134,6 +149,20 @@ class Application:
             background=_in_nobody,
             later=_never,
         )
+
+
+def _hidden(directory: Path) -> str | None:
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{directory}: is not a directory"
+    if os.access(directory, os.R_OK | os.X_OK):
+        return None
+    return f"{directory}: this user may not read it; run the command as its owner"
 
 
 def _in_nobody(name: str, work: Callable[[], None]) -> None:

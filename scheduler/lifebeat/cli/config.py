@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from lifebeat.cli import console
 from lifebeat.cli.console import DONE, PROBLEM
+from lifebeat.errors import LifebeatError
 
 if TYPE_CHECKING:
     import argparse
 
+    from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
 
 
@@ -17,8 +20,9 @@ def add_commands(line: CommandLine) -> None:
     """Add the commands of this family."""
     line.add("config", config).add_argument("--layers", action="store_true", help="with what each layer said")
     setting = line.add("setconfig", setconfig)
-    setting.add_argument("key", metavar="KEY", help="such as telemetryEnabled")
-    setting.add_argument("value", metavar="VALUE", help="such as false")
+    setting.add_argument("key", metavar="KEY", nargs="?", help="such as telemetryEnabled")
+    setting.add_argument("value", metavar="VALUE", nargs="?", help="such as false")
+    setting.add_argument("--unset", metavar="KEY", help="remove this key from the config file")
     line.add("schema", schema).add_argument("file", choices=["jobs", "config", "overlay"], help="the kind of file")
 
 
@@ -40,28 +44,50 @@ def config(args: argparse.Namespace) -> int:
 
 
 def setconfig(args: argparse.Namespace) -> int:
-    """Set one key in the config file; every running process follows within seconds."""
+    """Set one key in the config file, or remove one with --unset; every running process follows within seconds."""
     from lifebeat import installation
     from lifebeat.cli import layers
     from lifebeat.cli.application import Application, check_known
-    from lifebeat.settings.layers import ENABLED
     from lifebeat.settings.table import BY_NAME
 
-    check_known(args.key)
-    application = Application(args)
-    path = installation.set_setting(application.config_dir, args.key, args.value)
-    key, settings = BY_NAME[args.key], application.settings
-    if args.key == ENABLED:
-        application.telemetry.withdrawn(application.context("setconfig"))  # what is pending, if it is off now
-    decided, value = settings.sources[args.key], layers.written(key, settings.value(args.key))
-    overridden = decided != str(path)
+    if (args.unset is None) != (args.key is not None and args.value is not None):
+        raise console.UsageError("setconfig: expected KEY VALUE, or --unset KEY")
+    name = args.unset or args.key
+    check_known(name)
+    application = Application(args, remember=True)
+    _refuse_elsewhere(application)
+    path = installation.set_setting(
+        application.config_dir, name, None if args.unset else args.value, state_dir=application.state_dir
+    )
+    settings = application.source.read()
+    application.forget()
+    if settings.opted_out:
+        application.telemetry.withdrawn(application.context("setconfig"))  # what is pending
+    key, source = BY_NAME[name], settings.sources[name]
+    value = layers.written(key, settings.value(name))
     if args.json:
-        console.say_json({"file": str(path), "key": args.key, "value": value, "source": decided})
+        console.say_json({"file": str(path), "key": name, "value": value, "source": source})
         return DONE
-    console.say(f"{path}: {args.key} is {'set' if key.secret else args.value}")
-    if overridden:
-        console.say(f"but {decided} says otherwise, and wins: {args.key} is {value}")
+    change = "is not set any more" if args.unset else "is set" if key.secret else f"is {args.value}"
+    console.say(f"{path}: {name} {change}")
+    if args.unset:
+        console.say(f"{name} is now {layers.cell(value)} ({source})")
+    elif os.path.abspath(source) != str(path):  # noqa: PTH100 - pathlib has none that follows no link
+        console.say(f"but {source} says otherwise, and wins: {name} is {layers.cell(value)}")
     return DONE
+
+
+def _refuse_elsewhere(application: Application) -> None:
+    """Keep an opt-out from going where no application hears of it."""
+    from lifebeat import installation
+
+    if installation.is_one(application.config_dir, application.state_dir):
+        return
+    place = os.path.abspath(application.config_dir)  # noqa: PTH100 - pathlib has none that follows no link
+    raise LifebeatError(
+        f"{place}: nothing of Lifebeat is here (no config file, no job file, no state), so nobody would hear of it; "
+        "name the application's config directory with --config DIR, or put an empty config.yaml into this one"
+    )
 
 
 def schema(args: argparse.Namespace) -> int:

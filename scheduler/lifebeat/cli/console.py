@@ -25,6 +25,10 @@ EXIT_CODES = {
 _SHORT = 8  # of a secret as short as this, even its beginning tells too much
 
 
+class UsageError(LifebeatError):
+    """The words of a command do not fit together."""
+
+
 class OutputLost(LifebeatError):
     """What was to be shown could not be written: a full device, a quota."""
 

@@ -64,7 +64,7 @@ def _is_valid(key: Key, one: LayerValue) -> bool:
 
 def as_table(settings: Settings) -> str:
     """A table of the merged settings."""
-    rows = [(key.name, _cell(written(key, settings.value(key.name))), _source(key, settings)) for key in KEYS]
+    rows = [(key.name, cell(written(key, settings.value(key.name))), _source(key, settings)) for key in KEYS]
     return console.table(("key", "value", "set by"), rows)
 
 
@@ -90,11 +90,12 @@ def layers_as_table(settings: Settings, labels: list[str]) -> str:
 def _heard(one: dict[str, Any]) -> str:
     """In words, without what was written where it is not valid: it may be a key in the wrong place."""
     if one["valid"]:
-        return _cell(one["value"])
-    return "(not valid)" if one["value"] is None else f"(not valid, counts as {_cell(one['value'])})"
+        return cell(one["value"])
+    return "(not valid)" if one["value"] is None else f"(not valid, counts as {cell(one['value'])})"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value as people read it."""
     if isinstance(value, bool):
         return str(value).lower()
     return "-" if value is None else str(value)

@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "lifebeat", **argumen
 
 def command_line(prog: str = "lifebeat") -> CommandLine:
     """Return the command line; the reference in the documents is made from it."""
-    from lifebeat.cli import config, jobs, proof, run, telemetry
+    from lifebeat.cli import config, jobs, proof, run, status, telemetry
     from lifebeat.cli.options import CommandLine
 
     made = CommandLine(prog)
-    for family in (run, jobs, config, telemetry, proof):
+    for family in (run, jobs, config, status, telemetry, proof):
         family.add_commands(made)
     return made
 
@@ -76,7 +76,7 @@ def _ended(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # `lifebeat log | head`
         code = DONE
     except LifebeatError as error:
-        code = PROBLEM
+        code = USAGE if isinstance(error, console.UsageError) else PROBLEM
         console.complain(f"lifebeat: {error}")
     except Exception as error:
         if os.environ.get(DEBUG):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import uuid
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE, PROBLEM
+from lifebeat.errors import LifebeatError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,14 +24,9 @@ if TYPE_CHECKING:
 
 def add_commands(line: CommandLine) -> None:
     """Add the commands of this family."""
-    line.add("status", status).add_argument(
-        "--healthy",
-        action="store_true",
-        help="only ask the lifebeat run with this config directory on this machine whether it is healthy",
-    )
-    line.add("preview", preview).add_argument(
-        "event", nargs="?", choices=["startup", "heartbeat", "shutdown"], help="only this event"
-    )
+    previewing = line.add("preview", preview)
+    previewing.add_argument("event", metavar="EVENT", nargs="?", help="only this event, such as heartbeat")
+    previewing.add_argument("--request", action="store_true", help="the whole request, with its headers")
     line.add("log", log).add_argument(
         "--count", type=options.count, metavar="N", default=50, help="how many events, newest first (default 50)"
     )
@@ -36,38 +34,10 @@ def add_commands(line: CommandLine) -> None:
         "--timeout", type=options.seconds, metavar="SECONDS", default=30.0, help="how long it may take (default 30)"
     )
     line.add("rotate-id", rotate_id)
-
-
-def status(args: argparse.Namespace) -> int:
-    """Say whether telemetry is on, who said so, and what is pending."""
-    from lifebeat.cli.application import Application, take_agreed_id
-
-    if args.healthy:
-        return _say_health(args)
-    application = Application(args)
-    take_agreed_id(application)
-    found = application.telemetry.status(application.context("status"))
-    found |= {"telemetry": application.consent.state, "reason": application.consent.reason}
-    show = console.iso if args.json else console.spoken
-    for name in ("waiting_since", "next_attempt"):
-        found[name] = show(found[name])
-    if args.json:
-        console.say_json(found)
-    else:
-        console.say(console.pairs(found))
-    return PROBLEM if application.consent.state == "paused" else DONE
-
-
-def _say_health(args: argparse.Namespace) -> int:
-    from lifebeat.cli.application import source_of
-    from lifebeat.host.health import ask
-
-    healthy, reason = ask(source_of(args).config_dir)
-    if args.json:
-        console.say_json({"healthy": healthy, "reason": reason})
-    else:
-        console.say(reason)
-    return DONE if healthy else PROBLEM
+    line.add("accept", accept)
+    line.add("describe", describe).add_argument(
+        "--lock", metavar="FILE", help="write what can be sent to this file, which a test of the application holds"
+    )
 
 
 def preview(args: argparse.Namespace) -> int:
@@ -76,13 +46,24 @@ def preview(args: argparse.Namespace) -> int:
 
     application = Application(args)
     take_agreed_id(application)
-    for body in application.telemetry.preview(application.context("preview"), args.event):
-        console.say(body if args.json else json.dumps(json.loads(body), indent=2))
+    context, telemetry = application.context("preview"), application.telemetry
+    bodies = {json.loads(body)["event"]: body for body in telemetry.preview(context)}
+    if args.event is not None and args.event not in bodies:
+        near = difflib.get_close_matches(args.event, bodies, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(bodies)}"
+        raise LifebeatError(f"there is no event {args.event!r} ({hint})")
+    if args.request:
+        console.say(telemetry.request_preview(context, args.event))
+        return DONE
+    for name, body in bodies.items():
+        if args.event in (None, name):
+            console.say(body if args.json else json.dumps(json.loads(body), indent=2))
     return DONE
 
 
 _COLUMNS = ("uuid", "event", "recorded_at", "state", "attempts", "next_attempt", "status", "answer", "finished_at")
 _TIMES = ("recorded_at", "next_attempt", "finished_at")
+_HEADINGS = ("recorded (UTC)", "event", "state", "since (UTC)", "attempts", "status", "answer")
 
 
 def log(args: argparse.Namespace) -> int:
@@ -90,15 +71,11 @@ def log(args: argparse.Namespace) -> int:
     from lifebeat.cli.application import Application
 
     application = Application(args)
+    if application.unseen:
+        raise LifebeatError(f"what was recorded cannot be seen: {application.unseen}")
     entries = application.telemetry.entries(application.context("log"), args.count)
     if args.json:
-        console.say_json(
-            [
-                {name: console.iso(one[name]) if name in _TIMES else one[name] for name in _COLUMNS}
-                | {"body": json.loads(one["body"])}
-                for one in entries
-            ]
-        )
+        console.say_json([_entry_as_dict(one) for one in entries])
         return DONE
     rows = [
         (
@@ -112,31 +89,85 @@ def log(args: argparse.Namespace) -> int:
         )
         for one in entries
     ]
-    headings = ("recorded (UTC)", "event", "state", "since (UTC)", "attempts", "status", "answer")
-    console.say(console.table(headings, rows) if rows else "nothing was recorded")
+    console.say(console.table(_HEADINGS, rows) if rows else "nothing was recorded")
     return DONE
 
 
+def _entry_as_dict(entry: dict[str, Any]) -> dict[str, Any]:
+    found = {name: console.iso(entry[name]) if name in _TIMES else entry[name] for name in _COLUMNS}
+    return found | {"body": json.loads(entry["body"])}
+
+
 def flush(args: argparse.Namespace) -> int:
-    """Deliver what is pending now, also what waits for its next attempt."""
+    """Deliver what is pending now, also what waits for its next attempt; exit code 1 if something could not be sent."""
     from lifebeat.cli.application import Application
 
     application = Application(args)
     context, telemetry = application.context("flush"), application.telemetry
-    if not application.consent.is_on:
-        reason = f"telemetry is {application.consent}; nothing is sent"
-        if args.json:
-            console.say_json({"delivered": 0, "reason": reason})
-        else:
-            console.say(reason)
-        return DONE
-    delivered = telemetry.flush(context, timedelta(seconds=args.timeout))
-    waiting: int = telemetry.status(context)["waiting"]
-    if args.json:
-        console.say_json({"delivered": delivered, "waiting": waiting})
+    delivered, waiting, reason = 0, 0, None
+    if application.consent.is_on and application.settings.api_key is not None:
+        delivered = telemetry.flush(context, timedelta(seconds=args.timeout))
+    elif not application.consent.is_on:
+        reason = f"telemetry is {application.consent}"
     else:
-        console.say(f"{delivered} delivered, {waiting} waiting")
-    return PROBLEM if waiting else DONE
+        reason = "there is no API key here: set telemetryApiKey"
+    if application.unseen:
+        raise LifebeatError(f"what is pending cannot be seen: {application.unseen}")
+    waiting = telemetry.status(context)["waiting"]
+    if waiting and reason is None:
+        entries = telemetry.entries(context, 1000)
+        answers = (one["answer"] for one in entries if one["state"] == "waiting" and one["answer"])
+        reason = next(answers, "the time was over, or another process is delivering")
+    if args.json:
+        console.say_json({"delivered": delivered, "waiting": waiting, "reason": reason})
+    else:
+        console.say(f"{delivered} delivered, {waiting} waiting{f': {reason}' if reason else ''}")
+    return PROBLEM if waiting or application.consent.state == "paused" else DONE
+
+
+def accept(args: argparse.Namespace) -> int:
+    """Agree to what this version wants to send besides what was agreed to."""
+    from lifebeat.cli.application import Application
+
+    application = Application(args)
+    context, telemetry = application.context("accept"), application.telemetry
+    wanted = telemetry.status(context).get("unaccepted")
+    accepted = telemetry.accept(context) if wanted else []
+    if args.json:
+        console.say_json({"accepted": accepted})
+    elif accepted:
+        console.say(f"accepted, and sent from now on: {', '.join(accepted)}")
+    else:
+        console.say("nothing new: what this version sends was agreed to")
+    return DONE
+
+
+def describe(args: argparse.Namespace) -> int:
+    """Print TELEMETRY.md, the page for the application's own users: what is sent, where, how often, how to stop it."""
+    from lifebeat.cli.application import Application, take_agreed_id
+
+    application = Application(args)
+    context, telemetry = application.context("describe"), application.telemetry
+    if args.lock is not None:
+        return _lock(Path(args.lock), telemetry.contract(context), as_json=args.json)
+    take_agreed_id(application)
+    if args.json:
+        console.say_json(json.loads(telemetry.contract(context)))
+    else:
+        console.say(telemetry.describe(context), end="")
+    return DONE
+
+
+def _lock(path: Path, contract: str, *, as_json: bool) -> int:
+    try:
+        path.write_text(contract, encoding="utf-8")
+    except OSError as error:
+        raise LifebeatError(f"{path}: cannot be written: {error.strerror}") from None
+    if as_json:
+        console.say_json({"file": os.path.abspath(path)})  # noqa: PTH100 - pathlib has none that follows no link
+    else:
+        console.say(f"{os.path.abspath(path)}: holds what can be sent; keep it with the application's tests")  # noqa: PTH100 - as above
+    return DONE
 
 
 def rotate_id(args: argparse.Namespace) -> int:
@@ -154,20 +185,18 @@ def rotate_id(args: argparse.Namespace) -> int:
     else:
         console.say(f"the instance ID was {old or 'not made yet'}; it is now {new}")
     if settings.instance_id != new:
-        console.complain(
-            f"but {settings.sources[installation.KEY]} sets telemetryInstanceId, and wins: change it there"
-        )
+        source = settings.sources[installation.KEY]
+        console.complain(f"but {source} sets telemetryInstanceId, and wins: change it there")
         return PROBLEM
     return DONE
 
 
 def _rotate_shared(settings: Settings, shared: Installation) -> int:
-    new = str(uuid.uuid4())
     if settings.instance_id is not None:
-        console.complain(
-            f"{settings.sources['telemetryInstanceId']} sets telemetryInstanceId, and wins: change it there"
-        )
+        source = settings.sources["telemetryInstanceId"]
+        console.complain(f"{source} sets telemetryInstanceId, and wins: change it there")
         return PROBLEM
+    new = str(uuid.uuid4())
     old = shared.rotate(new)
     console.say(
         f"the instance ID was {old or 'not made yet'}; it is now {new}, for each process from its next start on"

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 from lifebeat.errors import ConfigError, LifebeatError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import logging
+    from collections.abc import Mapping
 
     from lifebeat.clock import Clock
     from lifebeat.engines.postgres import Installation

@@ -1,0 +1,131 @@
+"""``lifebeat status``: whether telemetry is on, who said so, and how it stands; in one sentence first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.cli import console
+from lifebeat.cli.console import DONE, PROBLEM
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lifebeat.cli.application import Application
+    from lifebeat.cli.options import CommandLine
+
+HEARTBEAT = "heartbeat"
+_TIMES = ("waiting_since", "next_attempt", "last_delivered", "next_heartbeat")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def add_commands(line: CommandLine) -> None:
+    """Add the command."""
+    line.add("status", status).add_argument(
+        "--healthy",
+        action="store_true",
+        help="only ask the lifebeat run with this config directory on this machine whether it is healthy",
+    )
+
+
+def status(args: argparse.Namespace) -> int:
+    """Say whether telemetry is on, who said so, and what is pending."""
+    from lifebeat.cli.application import Application, take_agreed_id
+
+    if args.healthy:
+        return _say_health(args)
+    application = Application(args)
+    take_agreed_id(application)
+    found = look(application)
+    problem = found["telemetry"] == "paused" or found["error"] is not None
+    show = console.iso if args.json else console.spoken
+    shown = {name: show(value) if name in _TIMES else value for name, value in found.items()}
+    if args.json:
+        console.say_json({"summary": summary(application, found)} | shown)
+    else:
+        console.say(summary(application, found))
+        console.say(console.pairs({name: value for name, value in shown.items() if value not in (None, [], 0)}))
+    return PROBLEM if problem else DONE
+
+
+def look(application: Application) -> dict[str, Any]:
+    """Return how telemetry stands, and whose installation it is."""
+    from lifebeat import installation
+
+    context, telemetry = application.context("status"), application.telemetry
+    found = installation.status(context, telemetry.status)
+    whose = application.source.arguments_label.removeprefix("host argument").strip(" ()")
+    found |= {"api_key": _key(application), "application": whose or "this command's own"}
+    found |= {"error": application.unseen or found["error"], "last_delivered": None}
+    if found["error"] is None:
+        entries = telemetry.entries(context, 100)
+        delivered = [one["finished_at"] for one in entries if one["state"] == "delivered"]
+        found["last_delivered"] = max(delivered, default=None)
+    found["next_heartbeat"] = _next_heartbeat(application) if found["telemetry"] == "on" else None
+    if application.record is not None and application.record.others:
+        found["also_used_by"] = ", ".join(application.record.others)
+    return found
+
+
+def _key(application: Application) -> str:
+    key = application.settings.api_key
+    return console.masked(key) if key else "none: nothing is sent, events stay in the local ledger"
+
+
+def _next_heartbeat(application: Application) -> float | None:
+    from lifebeat.cli.upcoming import upcoming
+
+    now = application.clock.time()
+    runs = [
+        run.starts.timestamp()
+        for spec in application.jobs.specs
+        if spec.is_telemetry and spec.run.endswith(f":{HEARTBEAT}")
+        for run in upcoming(spec, application.seed, now, 1)
+    ]
+    return min(runs, default=None)
+
+
+def summary(application: Application, found: dict[str, Any]) -> str:
+    """Return how it stands in one sentence."""
+    from lifebeat.text.durations import format_duration
+
+    if found["telemetry"] == "off":
+        return f"Off: {found['reason']}. Nothing is recorded or sent."
+    if found["telemetry"] == "paused":
+        return f"Paused {found['reason']}"
+    settings = application.settings
+    name = " ".join(filter(None, (settings.app_name, settings.app_version))) or "this application"
+    if settings.api_key is None:
+        return f"On, but {name} has no API key here, so nothing is sent; events stay in the local ledger."
+    every = format_duration(settings.heartbeat_interval)
+    now, last, following = application.clock.time(), found["last_delivered"], found["next_heartbeat"]
+    if found["error"] is not None:
+        delivered = "what was delivered cannot be seen"
+    else:
+        nothing = "nothing delivered yet" if application.record else "no application has run here yet"
+        delivered = nothing if last is None else f"last delivered {_ago(now - last)}"
+    upcoming = "" if following is None else f", next {_clock(following, now)}"
+    return f"On. {name} sends to {found['host'] or settings.host} every {every}; {delivered}{upcoming}."
+
+
+def _ago(seconds: float) -> str:
+    for length, unit in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "just now"
+
+
+def _clock(moment: float, now: float) -> str:
+    shown = console.spoken(moment) or ""
+    return f"{shown[11:16]} UTC" if moment - now < _DAY else f"{shown[:16]} UTC"
+
+
+def _say_health(args: argparse.Namespace) -> int:
+    from lifebeat.cli.application import source_of
+    from lifebeat.host.health import ask
+
+    healthy, reason = ask(source_of(args).config_dir)
+    if args.json:
+        console.say_json({"healthy": healthy, "reason": reason})
+    else:
+        console.say(reason)
+    return DONE if healthy else PROBLEM
