@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "clock": 0,
     "version": 0,
+    "pyinstaller": 0,
     "text": 1,
     "storage": 2,
     "schedule": 2,

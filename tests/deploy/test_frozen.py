@@ -1,0 +1,39 @@
+"""Applications that are shipped as one program: what PyInstaller makes of a host lives a whole life."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from artifacts import ROOT, Venv, build, copy_project, run
+from lifebeat.testing import telemetry_allowed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lifebeat.testing import PostHogServer
+
+APPLICATION = """
+import sys
+from apscheduler.schedulers.background import BackgroundScheduler
+import lifebeat
+
+scheduler = BackgroundScheduler()
+host, config = sys.argv[1:]
+lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", api_key="phc_test", host=host, config_dir=config)
+scheduler.start()
+scheduler.shutdown()
+"""
+
+
+def test_a_program_made_by_pyinstaller(tmp_path: Path, receiver: PostHogServer) -> None:
+    """Without a word of the application's own, it has the shipped job file and the job modules in it."""
+    venv = Venv.make(tmp_path / "venv")
+    wheel = build(copy_project(tmp_path / "clone"), tmp_path / "wheel", "--wheel")
+    venv.install("--constraint", ROOT / "dev.lock", "pyinstaller", wheel)
+    (tmp_path / "notes.py").write_text(APPLICATION)
+    run(venv.python, *("-m", "PyInstaller", "--noconfirm", "--log-level", "WARN", "notes.py"), cwd=tmp_path)
+    program = tmp_path / "dist" / "notes" / "notes"
+    command = [program, receiver.url, tmp_path / "config"]
+    done = subprocess.run(command, env=telemetry_allowed(), capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, receiver.names()) == (0, ["startup", "shutdown"]), done.stderr
