@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet_scenario import BEGINNING, Scenario, Step, instance_id
+from lifebeat.engines.apscheduler import LocalEngine
 
 from lifebeat import installation
 from lifebeat.context import Consent, JobContext
-from lifebeat.engines.apscheduler import LocalEngine
 from lifebeat.jobfile import reader as jobfile
 from lifebeat.registration.triggers import InstantTrigger
 from lifebeat.schedule.instants import SECOND, Instants, instants_of, to_datetime

@@ -170,9 +170,7 @@ def test_nobody_imports_what_sends_early() -> None:
         assert imports(file, early=True) & {"posthog", "requests", "yaml", "sqlite3"} == set(), file.name
 
 
-@pytest.mark.parametrize(
-    "module", ["lifecycle.life", "host.host", "engines", "engines.apscheduler", "engines.timetable"]
-)
+@pytest.mark.parametrize("module", ["lifecycle.life", "host.host", "engines", "once.protocol"])
 def test_no_engine_is_imported_unless_it_is_used(module: str) -> None:
     """What runs on one machine has nothing of an engine beyond it in memory, and needs none of them installed."""
     program = f"import sys, lifebeat.{module}; print(*sys.modules)"

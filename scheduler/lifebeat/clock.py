@@ -68,6 +68,29 @@ def seconds_since(moment: Moment, clock: Clock) -> float:
 
     Boot time tells within one boot. After a reboot only the wall clock can.
     """
-    if moment.boot_id is not None and moment.boot_id == clock.boot_id():
-        return max(clock.monotonic() - moment.boot, 0.0)
-    return max(clock.time() - moment.wall, 0.0)
+    return max(between(moment, now(clock)), 0.0)
+
+
+class Deadline:
+    """One deadline for everything that has to be over by then.
+
+    Args:
+        clock: Where the time comes from.
+        seconds: How long from now.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._until = clock.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left, never less than zero."""
+        return max(self._until - self._clock.monotonic(), 0.0)
+
+
+def between(earlier: Moment, later: Moment) -> float:
+    """Return the seconds from one moment to another: by boot time within one boot, else by the wall clock."""
+    if earlier.boot_id is not None and earlier.boot_id == later.boot_id:
+        return later.boot - earlier.boot
+    return later.wall - earlier.wall

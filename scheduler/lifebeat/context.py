@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable
     from datetime import datetime, timedelta
     from pathlib import Path
 
     from lifebeat.clock import Clock
+    from lifebeat.log import Logger
     from lifebeat.settings.table import Settings
 
 
@@ -70,11 +70,11 @@ class JobContext:
     config_dir: Path
     state_dir: Path | None
     clock: Clock
-    logger: logging.Logger
+    logger: Logger
     timeout: timedelta | None
     read_settings: Callable[[], Settings]
     read_consent: Callable[[], Consent]
-    background: Callable[[str, Callable[[], None]], None]
+    background: Callable[[str, Callable[[], None]], object]
     later: Callable[[str, timedelta, Callable[[], None]], None]
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from lifebeat.registration.executor import on_event_loop
+from lifebeat.log import get_logger
 from lifebeat.registration.registry import Registry
+from lifebeat.registration.store import running_loop
+from lifebeat.storage import forks, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.jobfile.spec import JobSpec
-    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.lifecycle.application import Application
+    from lifebeat.lifecycle.life import Life
+    from lifebeat.lifecycle.signals import StopSignals
+    from lifebeat.once.protocol import Coordinator
     from lifebeat.settings.source import ConfigSource
+
+    MakeCoordinator = Callable[[Application], Coordinator]
+
+MARGIN = 0.25
 
 
 class Lifebeat:
@@ -24,63 +31,72 @@ class Lifebeat:
     Args:
         scheduler: The scheduler.
         source: Where the settings come from.
-        make_life: Makes the life. While telemetry is off and the host has no jobs of its own in the job file there is
-            none, and what it would need is not even imported.
+        make_application: Makes what is run. While telemetry is off and the host has no jobs of its own in the job file
+            nothing is made, and what it would need is not even imported.
+        make_coordinator: Makes what the application's processes agree on, over several machines; ``None`` for the
+            processes of this machine.
+        watching: Whether to look for edited config; a host that looks itself calls ``reload``.
     """
 
-    def __init__(self, scheduler: Any, source: ConfigSource, make_life: Callable[[], Lifecycle]) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        source: ConfigSource,
+        make_application: Callable[[], Application],
+        *,
+        make_coordinator: MakeCoordinator | None = None,
+        watching: bool = True,
+    ) -> None:
         self._source = source
-        self._make_life = make_life
-        self._made: Lifecycle | None = None
-        self._starting: threading.Thread | None = None
+        self._make_application = make_application
+        self._make_coordinator = make_coordinator
+        self._watching = watching
+        self._made: Application | None = None
+        self._life: Life | None = None
+        self._starting: threading.Event | None = None
         self._is_checked = False
+        self._signals: StopSignals | None = None
         self._registry = Registry(scheduler, started=self._start, stopped=self._stop, handle=self)
+        forks.in_child(self._forget)
 
-    def attach(self) -> None:
-        """Follow the scheduler's life from here on.
-
-        Raises:
-            ConfigError: The host's own jobs in the job file have a fault.
-        """
-        if self._has_own_jobs():
-            self._check()
-        self._registry.listen()
+    # -- for the host ------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Whether telemetry is on and who said so, what waits, and when each job runs next."""
+        """Return whether telemetry is on and who said so, what is pending, and when each job runs next."""
         told: dict[str, Any] = {}
         for status in self._offered("status"):
-            told |= status(self._life.context("status"))
-        told["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in self._life.load().specs if spec.enabled}
+            told |= status(self._application.context("status"))
+        specs = self._application.load().specs
+        told["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in specs if spec.enabled}
         return told
 
     def preview(self, event: str | None = None) -> list[str]:
-        """The exact events that would be sent now, or the one of that name; nothing is sent or kept."""
-        context = self._life.context("preview")
+        """Return the exact events that would be sent now, or the one of that name; nothing is sent or kept."""
+        context = self._application.context("preview")
         return [body for preview in self._offered("preview") for body in preview(context, event)]
 
     def flush(self, timeout: float = 10.0) -> int:
-        """Deliver what waits, within ``timeout`` seconds; says how many events were delivered."""
+        """Deliver what is pending, within ``timeout`` seconds, and return how many events were delivered."""
         if self.is_idle():
             return 0
-        context = self._life.context("flush")
+        context = self._application.context("flush")
         return sum(flush(context, timedelta(seconds=timeout)) for flush in self._offered("flush", only_enabled=True))
 
     def drain(self, timeout: float) -> bool:
-        """Wait until none of the job file's jobs runs, for at most ``timeout`` seconds; says whether none does."""
-        return self._registry.drain(timeout) if self._made is None else self._made.drain(timeout)
+        """Wait until none of the job file's jobs runs, at most ``timeout`` seconds; return whether none does."""
+        return self._registry.drain(timeout)
 
     def responds(self, timeout: float) -> bool:
-        """Whether the scheduler goes around, seen within ``timeout`` seconds: for health checks.
+        """Return whether the scheduler goes around, seen within ``timeout`` seconds: for health checks.
 
-        Jobs that take long do not make it ill; one that holds up the scheduler's own thread or loop does.
+        Jobs that take long do no harm to that; one that holds up the scheduler's own thread or loop does.
         """
         return self._registry.responds(timeout)
 
     def reload(self) -> None:
         """Read the config again now, as happens by itself when a file is edited."""
-        if self._life.is_alive:
-            self._life.reload()
+        if self._life is not None and self._life.is_alive:
+            self._life.edited()
         elif self._registry.is_running:
             self._start()
 
@@ -94,61 +110,18 @@ class Lifebeat:
             Whether it is over.
         """
         self._registry.unlisten()
-        self._stop()
-        return self._made is None or self._made.finished.wait(timeout)
+        self._stop(on_loop=self._registry.is_loop_bound)
+        return self._life is None or self._life.finished.wait(timeout)
 
     def stop_scheduler(self) -> None:
         """Stop the scheduler, and wait until Lifebeat's part in that is over."""
         self._registry.shut_down()
-        if self._made is not None:
-            self._made.finished.wait(self._source.read().shutdown_timeout.total_seconds() + 1)
-
-    @property
-    def _life(self) -> Lifecycle:
-        self._await_start(None)
-        if self._made is None:
-            self._made = self._make_life()
-        return self._made
-
-    def _check(self) -> None:
-        self._life.check()
-        self._is_checked = True
-
-    def _start(self) -> None:
-        if self.is_idle():
-            return
-        if self._is_checked or not on_event_loop():
-            self._start_now()
-        else:
-            # What has to be imported would hold up the loop. Not a daemon: an application may end within that time.
-            self._starting = threading.Thread(target=self._start_apart, name="lifebeat-start", daemon=False)
-            self._starting.start()
-
-    def _start_now(self) -> None:
-        if not self._is_checked:
-            self._check()
-        self._life.start(self._registry)
-
-    def _start_apart(self) -> None:
-        try:
-            self._start_now()
-        except Exception:  # as the scheduler writes down what its listeners raise
-            logging.getLogger("lifebeat").exception("not started")
-        if not self._registry.is_running:
-            self._stop()
-
-    def _await_start(self, timeout: float | None) -> None:
-        starting = self._starting
-        if starting is not None and starting is not threading.current_thread():
-            starting.join(timeout)
-
-    def _stop(self) -> None:
-        self._await_start(self._source.read().shutdown_timeout.total_seconds())
-        if self._made is not None:
-            self._made.stop()
+        life = self._life
+        if life is not None:
+            life.finished.wait(self._source.read().shutdown_timeout.total_seconds() + MARGIN)
 
     def is_idle(self) -> bool:
-        """Whether there is nothing to do: telemetry is off, the job file is the shipped one, and nothing waits."""
+        """Return whether there is nothing to do: telemetry is off, the job file is ours, and nothing is pending."""
         settings, source = self._source.read(), self._source
         if not settings.opted_out or self._has_own_jobs():
             return False
@@ -162,14 +135,148 @@ class Lifebeat:
         )
         return found.path is None or not (found.path / statedir.OUTBOX_FILE).exists()
 
+    # -- for attach --------------------------------------------------------------------------------------------------
+
+    def attach(self, *, signals: bool) -> None:
+        """Follow the scheduler's life from here on.
+
+        Args:
+            signals: Whether SIGTERM, where the host left it at its default, stops the scheduler.
+
+        Raises:
+            ConfigError: The host's own jobs in the job file have a fault.
+        """
+        if self._has_own_jobs():
+            self._check()
+        if signals and not self.is_idle():
+            from lifebeat.lifecycle.signals import sigterm_of_host
+
+            self._signals = sigterm_of_host()
+            if self._signals is not None:
+                self._signals.end()
+        self._registry.listen()
+
+    def clock_changed(self, by: float) -> None:
+        """Look at the plan again: the wall clock was set by so many seconds, or the machine slept."""
+        if self._life is not None:
+            self._life.clock_changed(by)
+
+    def _check(self) -> None:
+        self._application.check()
+        self._is_checked = True
+
+    @property
+    def _application(self) -> Application:
+        if self._made is None:
+            self._made = self._make_application()
+        return self._made
+
     def _has_own_jobs(self) -> bool:
         return self._source.job_file.exists() or self._source.overlay is not None
 
     def _offered(self, name: str, *, only_enabled: bool = False) -> list[Callable[..., Any]]:
-        from lifebeat.lifecycle.life import offers
+        from lifebeat.lifecycle.application import offers
 
-        return offers([spec for spec in self._life.load().specs if _is_meant(spec, only_enabled)], name)
+        specs = [one for one in self._application.load().specs if one.is_telemetry]
+        return offers([one for one in specs if one.enabled or not only_enabled], name)
+
+    # -- the scheduler's life ----------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self.is_idle() or _in_uwsgi_master():
+            return
+        if self._is_checked or running_loop() is None:
+            self._start_now()
+            return
+        # What has to be imported would hold up the loop.
+        started = self._starting = threading.Event()
+
+        logger = get_logger()
+
+        def start() -> None:
+            try:
+                self._start_now()
+            except Exception:
+                logger.exception("Lifebeat did not start")
+            finally:
+                started.set()
+                if not self._registry.is_running:
+                    self._stop(on_loop=False)
+
+        if not threads.start("start", start, daemon=False):  # an application may end within that time
+            start()
+
+    def _start_now(self) -> None:
+        if not self._is_checked:
+            self._check()
+        with forks.guard:
+            from lifebeat.lifecycle.life import Life
+            from lifebeat.lifecycle.watch import Watch
+        application = self._application
+        coordinator = (self._make_coordinator or _on_this_machine)(application)
+        watch = Watch(application.files, application.clock) if self._watching else None
+        if watch is not None and self._signals is not None:
+            self._signals.begin()
+            watch.attend(self._signals.descriptor, self._on_signal)
+        self._life = Life(
+            application,
+            self._registry,
+            coordinator,
+            shares_id=self._make_coordinator is not None,
+            watch=watch,
+        )
+        self._life.start()
+
+    def _stop(self, on_loop: bool) -> None:
+        if self._starting is not None:
+            self._starting.wait(self._source.read().shutdown_timeout.total_seconds())
+        life = self._life
+        if life is not None:
+            life.stop(on_loop)
+        signals = self._signals
+        if signals is not None:
+            signals.end()
+            if signals.received is not None:
+                signals.raise_again()
+
+    def _on_signal(self) -> bool:
+        """In the thread that watches: stop, in a thread of its own, for a signal that has come."""
+        signals = self._signals
+        if signals is None:
+            return False
+        signals.drain()
+        if signals.received is None:
+            return True
+        if not threads.start("signal", self.stop_scheduler):
+            self.stop_scheduler()
+        return False
+
+    def _forget(self) -> None:
+        """In a forked child: the life is the parent's; the child has none until its own scheduler starts."""
+        self._life = self._starting = self._signals = None
 
 
-def _is_meant(spec: JobSpec, only_enabled: bool) -> bool:
-    return spec.is_telemetry and (spec.enabled or not only_enabled)
+def _on_this_machine(application: Application) -> Coordinator:
+    """Return what the processes of this machine agree by; where no directory can be written each is alone."""
+    state = application.state_dir(create=True)
+    if state is None:
+        from lifebeat.once.alone import Alone
+
+        return Alone(application.clock)
+    from lifebeat.once.files import FileCoordinator
+
+    return FileCoordinator(state, clock=application.clock)
+
+
+def _in_uwsgi_master() -> bool:
+    """Return whether this is uWSGI's master, which forks without telling Python and must have no thread of ours."""
+    import sys
+
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if uwsgi is None or uwsgi.worker_id() != 0 or uwsgi.masterpid() == 0:
+        return False
+    get_logger().warning(
+        "Lifebeat does not run in uWSGI's master: set `lazy-apps = true`, or start the scheduler in a "
+        "`@uwsgidecorators.postfork` function"
+    )
+    return True

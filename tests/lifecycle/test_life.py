@@ -1,203 +1,584 @@
-"""The whole life of applications that embed Lifebeat, as processes of their own."""
+"""One life on a scheduler that only remembers, so that time and threads are the test's."""
 
 from __future__ import annotations
 
-import signal
-import sys
-from typing import TYPE_CHECKING
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hosts import end, eventually
+from hosts import eventually
+from lifebeat import ConfigError
+from lifebeat.lifecycle.application import Application
+from lifebeat.lifecycle.life import Life
+from lifebeat.log import get_logger
+from lifebeat.once.alone import Alone
+from lifebeat.once.files import FileCoordinator
+from lifebeat.once.protocol import Busy, CannotCoordinate, Unavailable, UnknownJob
+from lifebeat.schedule.instants import SECOND, to_datetime
+from lifebeat.settings.source import ConfigSource
+from lifebeat.testing import FakeClock
 
 if TYPE_CHECKING:
-    from hosts import Installation
-    from lifebeat.testing import PostHogServer
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from pathlib import Path
 
-BACKGROUND = """
-    import logging, sys, time
-    from apscheduler.schedulers.background import BackgroundScheduler
-    import lifebeat
+    from lifebeat.context import JobContext
+    from lifebeat.jobfile.spec import JobSpec
+    from lifebeat.once.protocol import Coordinator
+    from lifebeat.schedule.instants import Instants
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    scheduler = BackgroundScheduler()
-    lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", signals=True)
-    scheduler.start()
-    print("ready", flush=True)
-    if "stay" in sys.argv:
-        while True:
-            time.sleep(1)
-    sys.stdin.readline() if False else time.sleep(float(sys.argv[1]) if len(sys.argv) > 1 else 1.5)
-    {ending}
-"""
-ASYNCIO = """
-    import asyncio, logging, sys
-    from apscheduler.schedulers.asyncio import AsyncIOScheduler
-    import lifebeat
-
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-
-    async def main():
-        scheduler = AsyncIOScheduler()
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", signals=True)
-        scheduler.start()
-        print("ready", flush=True)
-        await asyncio.sleep({seconds})
-        scheduler.shutdown()
-
-    asyncio.run(main())
-"""
+HOUR = 3600 * SECOND
+ran: list[tuple[str, datetime, datetime]] = []
+uptimes: list[timedelta] = []
+released = threading.Event()
 
 
-def beats(receiver: PostHogServer) -> int:
-    """How many heartbeats have arrived."""
-    return receiver.names().count("heartbeat")
+def note(context: JobContext) -> None:
+    """A host's job: write down that it ran, for which instant, and since when the application runs."""
+    ran.append((context.job_id, context.instant, context.started_at))
+    uptimes.append(context.uptime)
 
 
-@pytest.mark.parametrize("ending", ["scheduler.shutdown()", "scheduler.shutdown(wait=False)", "pass"])
-def test_background_scheduler(installation: Installation, receiver: PostHogServer, ending: str) -> None:
-    """Startup at start, heartbeats on the interval, shutdown at shutdown() and at a plain interpreter exit."""
-    installation.write(telemetryHeartbeatInterval="500ms")
-    process = installation.script(BACKGROUND.format(ending=ending))
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (0, ""), out
-    assert receiver.names()[0] == "startup"
-    assert receiver.names()[-1] == "shutdown"
-    assert 1 <= beats(receiver) <= 4
-    assert len(receiver.distinct()) == len(receiver.events)
+async def note_async(context: JobContext, word: str = "") -> None:
+    """The same as a coroutine."""
+    ran.append((context.job_id + word, context.instant, context.started_at))
 
 
-def test_asyncio_scheduler(installation: Installation, receiver: PostHogServer) -> None:
-    """The same on an event loop, whose end does not lose the last event."""
-    installation.write(telemetryHeartbeatInterval="500ms")
-    process = installation.script(ASYNCIO.format(seconds=1.5))
-    out, err = process.communicate(timeout=20)
-    assert (process.returncode, err) == (0, ""), out
-    assert receiver.names()[0] == "startup"
-    assert receiver.names()[-1] == "shutdown"
-    assert 1 <= beats(receiver) <= 4
+def hang() -> None:
+    """A host's job that does not end before it is released."""
+    released.wait(30)
 
 
-@pytest.mark.parametrize("host", [BACKGROUND.format(ending="time.sleep(60)"), ASYNCIO.format(seconds=60)])
-def test_sigterm(installation: Installation, receiver: PostHogServer, host: str) -> None:
-    """SIGTERM, where the host left it at its default, ends in a shutdown event and the signal's own exit status."""
-    process = installation.script(host)
-    receiver.wait_for(1)
-    code, _, err = end(process)
-    assert (code, err) == (-signal.SIGTERM, "")
-    assert receiver.names() == ["startup", "shutdown"]
+stops: list[Callable[[], None]] = []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_standalone_host(installation: Installation, receiver: PostHogServer, number: signal.Signals) -> None:
-    """``lifebeat run`` lives the same life, and ends by the signal that ended it."""
-    installation.write(telemetryHeartbeatInterval="500ms", appVersion="2.0")
-    process = installation.lifebeat("run", "--config", "config")
-    eventually(lambda: beats(receiver) >= 2)
-    code, _, err = end(process, number)
-    assert code == -number, err
-    assert receiver.names()[0] == "startup"
-    assert receiver.names()[-1] == "shutdown"
-    assert receiver.names().count("startup") == receiver.names().count("shutdown") == 1
-    assert "Traceback" not in err
+def stop_again() -> None:
+    """A host's shutdown job that stops what is being stopped."""
+    stops[0]()
 
 
-def test_second_signal_ends_at_once(installation: Installation, receiver: PostHogServer) -> None:
-    """Who sends SIGTERM twice does not want to wait."""
-    receiver.hang()
-    installation.write(telemetryShutdownTimeout="30s")
-    process = installation.lifebeat("run", "--config", "config")
-    eventually(lambda: receiver.requests)
-    process.send_signal(signal.SIGTERM)
-    eventually(lambda: len(receiver.requests) > 1 or process.poll() is not None or _is_stopping(installation))
-    code, _, _ = end(process)
-    assert code == -signal.SIGTERM
+def fail() -> None:
+    """A host's job that fails."""
+    raise ValueError("no paper")
 
 
-def _is_stopping(installation: Installation) -> bool:
-    return '"shutdown"' in installation.run("log", "--json", "--config", "config")[1]
+class RememberedScheduler:
+    """What a life asks of a scheduler, remembered."""
+
+    event_loop = None
+
+    def __init__(self) -> None:
+        self.added: dict[str, tuple[Instants, Callable[[datetime], None]]] = {}
+        self.once: dict[str, Callable[[datetime], None]] = {}
+        self.calls: list[str] = []
+
+    def add(
+        self, spec: JobSpec, instants: Instants, jitter: Any, run: Callable[[datetime], None], words: str = ""
+    ) -> None:
+        del jitter, words
+        self.calls.append(f"add {spec.id}")
+        self.added[spec.id] = (instants, run)
+
+    def change(self, spec: JobSpec) -> None:
+        self.calls.append(f"change {spec.id}")
+
+    def add_once(
+        self, job_id: str, delay: timedelta, run: Callable[[datetime], None], *, is_hosts: bool = False
+    ) -> None:
+        del delay, is_hosts
+        self.once[job_id] = run
+
+    def remove(self, job_id: str) -> None:
+        self.calls.append(f"remove {job_id}")
+        self.added.pop(job_id, None)
+
+    def look_again(self, *, set_back: bool) -> None:
+        self.calls.append(f"look again {set_back}")
+
+    def drain(self, timeout: float | None, *, hosts_only: bool = False, but: int | None = None) -> bool:
+        del timeout, hosts_only, but
+        return True
+
+    def work(self) -> None:
+        """Run what was to run once, until nothing more is."""
+        while self.once:
+            for run in [self.once.pop(job_id) for job_id in list(self.once)]:
+                run(to_datetime(0))
 
 
-def test_late_start_and_pause_do_not_lose_the_startup(installation: Installation, receiver: PostHogServer) -> None:
-    """A scheduler that is started seconds after ``attach``, and paused, still runs the startup job."""
-    process = installation.script("""
-        import time
-        from apscheduler.schedulers.background import BackgroundScheduler
-        import lifebeat
+class Failing:
+    """A coordinator that cannot be reached for some calls, and then is another's."""
 
-        scheduler = BackgroundScheduler()
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
-        time.sleep(2.5)
-        scheduler.start(paused=True)
-        time.sleep(1.5)
-        scheduler.resume()
-        time.sleep(1)
-        scheduler.shutdown()
-    """)
-    process.communicate(timeout=20)
-    assert receiver.names() == ["startup", "shutdown"]
+    def __init__(self, inner: Coordinator, times: int, error: type[Exception] = Unavailable) -> None:
+        self._inner = inner
+        self._left = times
+        self._error = error
 
+    def __getattr__(self, name: str) -> Any:
+        if name in {"join", "claim", "latest"} and self._left > 0:
+            self._left -= 1
 
-def test_attach_after_start(installation: Installation, receiver: PostHogServer) -> None:
-    """``attach`` on a scheduler that runs already starts at once."""
-    process = installation.script("""
-        from apscheduler.schedulers.background import BackgroundScheduler
-        import lifebeat
+            def fail(*_: Any) -> Any:
+                raise self._error("the disk is full")
 
-        scheduler = BackgroundScheduler()
-        scheduler.start()
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
-        scheduler.shutdown()
-    """)
-    process.communicate(timeout=20)
-    assert receiver.names() == ["startup", "shutdown"]
+            return fail
+        return getattr(self._inner, name)
 
 
-def test_a_scheduler_that_lives_twice(installation: Installation, receiver: PostHogServer) -> None:
-    """A scheduler that is stopped and started again has two lives."""
-    process = installation.script("""
-        from apscheduler.schedulers.background import BackgroundScheduler
-        import lifebeat
+class Process:
+    """A process of the application, as far as it can know."""
 
-        scheduler = BackgroundScheduler()
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
-        for _ in range(2):
-            scheduler.start()
-            scheduler.shutdown()
-    """)
-    _, err = process.communicate(timeout=20)
-    assert receiver.names() == ["startup", "shutdown"] * 2, err
+    def __init__(self, config: Path, clock: FakeClock | None = None, **settings: Any) -> None:
+        source = ConfigSource(config, arguments=settings, environ={"HOME": str(config)}, modules={})
+        self.clock = clock or FakeClock()
+        self.application = Application(source, allow=[__name__], clock=self.clock, logger=get_logger())
+        self.scheduler = RememberedScheduler()
+        self.life: Life | None = None
 
+    def start(self, wrap: Callable[[Coordinator], Any] = lambda made: made, *, work: bool = True) -> Process:
+        """Start a life, and run what it wants to run at once."""
+        state = self.application.state_dir(create=True)
+        assert state is not None
+        self.life = Life(self.application, self.scheduler, wrap(FileCoordinator(state, clock=self.clock)))
+        self.life.start()
+        if work:
+            self.scheduler.work()
+        return self
 
-def test_the_host_keeps_what_is_its_own(installation: Installation, receiver: PostHogServer) -> None:
-    """The host's store, default pool and job IDs are untouched, and clearing its jobs does not clear Lifebeat's."""
-    process = installation.script("""
-        import time
-        from apscheduler.schedulers.background import BackgroundScheduler
-        import lifebeat
+    def stop(self) -> None:
+        """Stop the life."""
+        assert self.life is not None
+        self.life.stop()
 
-        scheduler = BackgroundScheduler()
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
-        scheduler.add_job(print, "interval", hours=1, id="heartbeat")
-        scheduler.start()
-        time.sleep(1)
-        scheduler.remove_all_jobs()
-        print([job.id for job in scheduler.get_jobs()])
-        scheduler.shutdown()
-    """)
-    out, _ = process.communicate(timeout=20)
-    assert out.splitlines()[-1] == "['lifebeat:heartbeat']"
+    def edit(self) -> list[str]:
+        """Have edited config noticed; what the scheduler was asked."""
+        assert self.life is not None
+        self.scheduler.calls.clear()
+        self.life.edited()
+        return self.scheduler.calls
 
 
-def test_uncaught_exception_in_the_host(installation: Installation, receiver: PostHogServer) -> None:
-    """A host that dies of an exception still says that it stopped, and its traceback is its own."""
-    process = installation.script(BACKGROUND.format(ending="raise RuntimeError('the host is broken')"))
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 1
-    assert err.strip().endswith("RuntimeError: the host is broken")
-    assert receiver.names()[-1] == "shutdown"
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A config directory; and nothing has run."""
+    ran.clear()
+    uptimes.clear()
+    return tmp_path
 
 
-def test_python_minus_m(installation: Installation) -> None:
-    """``python -m lifebeat`` is the command."""
-    assert installation.start(sys.executable, "-m", "lifebeat", "--version").communicate()[0].startswith("lifebeat ")
+def jobs(config: Path, text: str) -> None:
+    (config / "jobs.yaml").write_text("jobs:\n" + text.replace("RUN", f"{__name__}:note"))
+
+
+def names() -> list[str]:
+    return [job for job, _, _ in ran]
+
+
+def test_start_jobs_run_once_in_a_life(config: Path) -> None:
+    """A ``when: start`` job runs once in a life, and again in the next one."""
+    jobs(config, "  a: {run: 'RUN', when: start}\n")
+    for _ in range(2):
+        Process(config).start().stop()
+    assert names() == ["a", "a"]
+
+
+@pytest.mark.parametrize("once", ["process", "application"])
+def test_a_life_too_short_still_has_its_start_jobs(config: Path, once: str) -> None:
+    """Start jobs that no thread came to run are run at the stop, before the shutdown jobs."""
+    jobs(config, f"  z: {{run: 'RUN', when: shutdown, once: {once}}}\n  a: {{run: 'RUN', when: start, once: {once}}}\n")
+    Process(config).start(work=False).stop()
+    assert names() == ["a", "z"]
+
+
+def test_one_of_eight_processes_runs_what_is_shared(config: Path) -> None:
+    """Of eight processes the first runs the start job, one each instant, the last the shutdown job."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n"
+        "  b: {run: 'RUN', every: 1h, once: application}\n"
+        "  p: {run: 'RUN', every: 1h}\n"
+        "  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    clock = FakeClock()
+    processes = [Process(config, clock) for _ in range(8)]
+    for process in processes:
+        process.start()
+        clock.advance(60)
+    instant = to_datetime((int(clock.time()) // 3600 + 1) * HOUR)
+    for process in processes:
+        process.scheduler.added["b"][1](instant)
+        process.scheduler.added["p"][1](instant)
+    for process in processes:
+        process.stop()
+    assert [names().count(job) for job in "abpz"] == [1, 1, 8, 1]
+    assert names()[-1] == "z"
+    assert {started for job, _, started in ran if job in "abz"} == {to_datetime(int(FakeClock().time() * SECOND))}
+
+
+def test_an_application_restarted_hourly_beats_once_a_day(config: Path) -> None:
+    """Ten days of hourly restarts, each down at the very instant, are ten runs."""
+    jobs(config, "  beat: {run: 'RUN', every: 24h, once: application}\n")
+    clock = FakeClock()
+    clock.jump(-(clock.time() % 86400) - 60)  # a minute to midnight, where the grid has its instants
+    for _ in range(24 * 10):
+        process = Process(config, clock).start()
+        clock.advance(3500)
+        process.stop()
+        clock.advance(100)  # down while the clock passes the hour
+    instants = [instant for _, instant, _ in ran]
+    assert len(instants) == len(set(instants)) == 10
+
+
+def test_a_run_missed_by_more_than_its_grace_is_left_out(config: Path) -> None:
+    """``misfire_grace`` holds over restarts too."""
+    jobs(config, "  beat: {run: 'RUN', every: 24h, once: application, misfire_grace: 1h}\n")
+    clock = FakeClock()
+    for wait in (600, 86400 * 2 + 7200):
+        clock.jump(86400 - clock.time() % 86400 - 60)
+        Process(config, clock).start().stop()
+        clock.advance(60 + wait)
+        Process(config, clock).start().stop()
+    assert len(ran) == 1
+
+
+def test_the_id_exists_before_the_plan_does(config: Path) -> None:
+    """At a first start each job is registered once, on the instants that the new ID gives."""
+    jobs(
+        config,
+        "  own: {run: 'RUN', every: 1h, phase: installation}\n"
+        "  shared: {run: 'RUN', every: 1h, phase: installation, once: application}\n"
+        "  beat: {run: 'lifebeat_jobs.telemetry:heartbeat', every: 24h, phase: installation, once: application}\n",
+    )
+    process = Process(config, telemetryHost="http://127.0.0.1:9").start(work=False)
+    assert process.application.instance_id() is None
+    assert process.scheduler.added == {}
+    process.scheduler.work()
+    assert process.application.instance_id() is not None
+    assert sorted(call for call in process.scheduler.calls if "missed" not in call) == [
+        "add beat",
+        "add own",
+        "add shared",
+    ]
+    again = Process(config, telemetryHost="http://127.0.0.1:9").start(work=False)
+    assert again.scheduler.added["own"][0] == process.scheduler.added["own"][0]
+    again.stop()
+    process.stop()
+
+
+def test_shared_jobs_are_registered_after_the_start_jobs(config: Path) -> None:
+    """No heartbeat comes before the startup, by the order of lines."""
+    jobs(config, "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 1h, once: application}\n")
+    process = Process(config).start(work=False)
+    assert process.scheduler.calls == []
+    process.scheduler.work()
+    assert process.scheduler.calls == ["add b"]
+    process.stop()
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_join_that_failed_is_tried_again(config: Path, times: int) -> None:
+    """A disk that was full at the start and has room later: one startup, one shutdown, and it is said once each."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    first, second = Process(config), Process(config)
+    first.start(lambda made: Failing(made, times))
+    second.start()
+    first.stop()
+    second.stop()
+    assert names() == ["a", "z"]
+
+
+def test_a_claim_that_failed_is_tried_again(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An instant that could not be claimed is claimed later, and the outage is said when it begins and ends."""
+    caplog.set_level("INFO", "lifebeat")
+    jobs(config, "  b: {run: 'RUN', every: 1h, once: application}\n")
+    process = Process(config)
+    coordinators: list[Failing] = []
+
+    def wrap(made: Coordinator) -> Failing:
+        coordinators.append(Failing(made, 0))
+        return coordinators[0]
+
+    process.start(wrap)
+    coordinators[0]._left = 2
+    process.scheduler.added["b"][1](to_datetime(HOUR))
+    assert ran == []
+    process.scheduler.work()
+    assert names() == ["b"]
+    assert caplog.text.count("are paused, others keep running") == 1
+    assert caplog.text.count("are resumed") == 1
+    process.stop()
+
+
+def test_who_stands_alone_ends_alone(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where processes cannot be coordinated each reports for itself: its startup and its shutdown."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n"
+        "  b: {run: 'RUN', every: 1h, once: application}\n"
+        "  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    processes = [Process(config).start(lambda made: Failing(made, 1, CannotCoordinate)) for _ in range(2)]
+    for process in processes:
+        process.scheduler.added["b"][1](to_datetime(HOUR))
+        process.stop()
+    assert [names().count(job) for job in "abz"] == [2, 2, 2]
+    assert "each reports for itself" in caplog.text
+
+
+def test_a_coordinator_that_is_away_until_the_stop_leaves_one_alone(config: Path) -> None:
+    """On one machine, a process that could never join has its startup and its shutdown at the stop."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    Process(config).start(lambda made: Failing(made, 10_000), work=False).stop()
+    assert names() == ["a", "z"]
+
+
+def test_an_edit_touches_only_what_changed(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A changed job takes the place of the old one, a removed one is removed, a new one added, the rest not touched."""
+    caplog.set_level("INFO", "lifebeat")
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n  b: {run: 'RUN', every: 1h}\n  c: {run: 'RUN', every: 1h}\n")
+    process = Process(config).start()
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n  b: {run: 'RUN', every: 2h}\n  d: {run: 'RUN', every: 1h}\n")
+    assert sorted(process.edit()) == ["add b", "add d", "remove b", "remove c"]
+    assert "edited config is applied: added d; changed b (trigger); removed c" in caplog.text
+    caplog.clear()
+    process.edit()
+    assert "applied" not in caplog.text
+    process.stop()
+
+
+def test_an_edit_of_the_description_keeps_the_next_run(config: Path) -> None:
+    """The same trigger and phase keep what is due, also while it is overdue; the new work is what runs."""
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n")
+    process = Process(config).start()
+    (config / "jobs.yaml").write_text(
+        f"jobs:\n  a: {{run: '{__name__}:note_async', every: 1h, description: later, args: {{word: '!'}}}}\n"
+    )
+    assert process.edit() == ["change a"]
+    process.scheduler.added["a"][1](to_datetime(HOUR))
+    assert names() == ["a!"]
+    process.stop()
+
+
+def test_an_invalid_edit_is_refused_whole(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken edit is said with its place, and nothing of it is applied."""
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n")
+    process = Process(config).start()
+    jobs(config, "  a: {run: 'RUN', every: -1h}\n  b: {run: 'RUN', every: 1h}\n")
+    assert process.edit() == []
+    assert "edited config is not applied" in caplog.text
+    assert "jobs.yaml:2:" in caplog.text
+    process.stop()
+
+
+def test_a_host_fault_raises_and_a_telemetry_fault_does_not(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``check`` raises for the host's own jobs; telemetry's pause telemetry."""
+    (config / "jobs.yaml").write_text("jobs:\n  a: {run: 'lifebeat_jobs.telemetry:startup', every: -1h}\n")
+    Process(config).application.check()
+    assert "telemetry is paused until this is fixed" in caplog.text
+    jobs(config, "  a: {run: 'RUN', every: -1h}\n")
+    with pytest.raises(ConfigError):
+        Process(config).application.check()
+
+
+def test_off_covers_telemetry_whatever_the_file_says(config: Path) -> None:
+    """With telemetry off its jobs are not in the plan, although the job file does not ask the switch."""
+    (config / "jobs.yaml").write_text(
+        "jobs:\n  beat: {run: 'lifebeat_jobs.telemetry:heartbeat', every: 1h, once: application}\n"
+    )
+    process = Process(config, telemetryEnabled=False).start()
+    assert process.scheduler.added == {}
+    process.stop()
+
+
+def test_an_async_job_is_awaited_without_a_loop(config: Path) -> None:
+    """An async function is awaited also where the scheduler has no loop."""
+    (config / "jobs.yaml").write_text(
+        f"jobs:\n  a: {{run: '{__name__}:note_async', when: start, args: {{word: '!'}}}}\n"
+    )
+    Process(config).start().stop()
+    assert names() == ["a!"]
+
+
+def test_a_shutdown_job_that_hangs_is_left_behind(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A shutdown job has its timeout and no more."""
+    released.clear()
+    (config / "jobs.yaml").write_text(f"jobs:\n  z: {{run: '{__name__}:hang', when: shutdown, timeout: 200ms}}\n")
+    process = Process(config).start()
+    started = time.monotonic()
+    process.stop()
+    released.set()
+    assert time.monotonic() - started < 5
+    assert "did not end within its timeout" in caplog.text
+
+
+def test_a_job_that_outlives_its_timeout_is_left_behind(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A function that cannot be cancelled is reported when its time is up, and its thread is free again."""
+    released.clear()
+    (config / "jobs.yaml").write_text(f"jobs:\n  a: {{run: '{__name__}:hang', every: 1h, timeout: 100ms}}\n")
+    process = Process(config).start()
+    started = time.monotonic()
+    process.scheduler.added["a"][1](to_datetime(0))
+    released.set()
+    assert time.monotonic() - started < 5
+    assert "job a did not end within its timeout" in caplog.text
+    process.stop()
+
+
+def test_a_hosts_job_raises_what_it_raises(config: Path) -> None:
+    """A failure is the scheduler's to report, as that of any job."""
+    (config / "jobs.yaml").write_text(f"jobs:\n  a: {{run: '{__name__}:fail', every: 1h, once: application}}\n")
+    process = Process(config).start()
+    with pytest.raises(ValueError, match="no paper"):
+        process.scheduler.added["a"][1](to_datetime(HOUR))
+    process.stop()
+
+
+def test_a_forked_child_has_no_life(config: Path) -> None:
+    """A forked child neither runs the parent's shutdown jobs nor ends its run."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', when: start, once: application}\n  z: {run: 'RUN', when: shutdown, once: application}\n",
+    )
+    process = Process(config).start()
+    child = os.fork()
+    if child == 0:
+        process.stop()
+        os._exit(len(ran))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    process.stop()
+    assert names() == ["a", "z"]
+
+
+def test_background_work_of_a_name_is_one_at_a_time(config: Path) -> None:
+    """Work of one name is not started a second time while it is under way, and again afterwards."""
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n")
+    process = Process(config).start()
+    assert process.life is not None
+    begun: list[int] = []
+    gate = threading.Event()
+
+    def work() -> None:
+        begun.append(1)
+        gate.wait(10)
+
+    for _ in range(5):
+        process.life._background("delivery", work)
+    eventually(lambda: begun)
+    gate.set()
+    eventually(lambda: not process.life._busy)
+    assert len(begun) == 1
+    process.life._background("delivery", work)
+    eventually(lambda: len(begun) == 2)
+    process.stop()
+
+
+def test_uptime_is_told_by_boot_time(config: Path) -> None:
+    """A clock that was set by 57 years makes no uptime of 57 years."""
+    jobs(config, "  z: {run: 'RUN', when: shutdown}\n")
+    clock = FakeClock()
+    process = Process(config, clock).start()
+    clock.jump(57 * 365 * 86400)
+    clock.advance(3600)
+    process.stop()
+    assert [uptime.total_seconds() for uptime in uptimes] == [3600]
+
+
+def test_an_instant_that_a_clock_shows_twice_runs_once(config: Path) -> None:
+    """After the clock went back, what has run does not run again, shared or not."""
+    jobs(config, "  p: {run: 'RUN', every: 1h}\n  s: {run: 'RUN', every: 1h, once: application}\n")
+    process = Process(config).start()
+    for instant in (HOUR, 2 * HOUR, HOUR, 2 * HOUR):
+        for job in "ps":
+            process.scheduler.added[job][1](to_datetime(instant))
+    assert [names().count(job) for job in "ps"] == [2, 2]
+    assert process.life is not None
+    process.scheduler.calls.clear()
+    process.life.clock_changed(-3600.0)
+    assert process.scheduler.calls == ["look again True"]
+    process.stop()
+
+
+def test_a_rotated_id_begins_with_an_uptime_of_zero(config: Path) -> None:
+    """What runs after ``rotate-id`` is another installation: new phases, new uptime."""
+    (config / "config.json").write_text('{"telemetryInstanceId": "6c62b5ae-9d3c-4f4e-a9ab-8c1f4d1f0e52"}')
+    jobs(config, "  a: {run: 'RUN', every: 1h, phase: installation}\n  z: {run: 'RUN', when: shutdown}\n")
+    clock = FakeClock()
+    process = Process(config, clock).start()
+    clock.advance(7200)
+    (config / "config.json").write_text('{"telemetryInstanceId": "7c62b5ae-9d3c-4f4e-a9ab-8c1f4d1f0e53"}')
+    assert process.edit() == ["remove a", "add a"]
+    clock.advance(60)
+    process.stop()
+    assert [uptime.total_seconds() for uptime in uptimes] == [60]
+
+
+def test_what_an_engine_brings_runs_here(config: Path) -> None:
+    """A run from an engine's queue is run for its instant; a job that is not known, or a stop, is for another."""
+    jobs(config, "  s: {run: 'RUN', every: 1h, once: application, misfire_grace: 1h}\n")
+    clock = FakeClock()
+    process = Process(config, clock).start(lambda _: Alone(clock))
+    assert process.life is not None
+    instant = int(clock.time() // 3600) * HOUR
+    process.life.run_claimed("s", instant)
+    process.life.run_claimed("s", instant - 2 * HOUR)
+    assert [instant for _, instant, _ in ran] == [to_datetime(instant)]
+    with pytest.raises(UnknownJob):
+        process.life.run_claimed("t", instant)
+    process.stop()
+    with pytest.raises(Busy):
+        process.life.run_claimed("s", instant)
+
+
+class Slow(Alone):
+    """A coordinator whose server does not answer."""
+
+    def leave(self, timeout: float) -> bool:  # noqa: ARG002 - it is the point that it is not kept
+        released.wait(30)
+        return True
+
+
+def test_a_stop_is_over_in_time_whatever_the_coordinator_does(config: Path) -> None:
+    """A disk or a server that does not answer does not hold up a stop beyond its deadline."""
+    released.clear()
+    (config / "jobs.yaml").write_text(
+        "jobs:\n  z: {run: 'lifebeat_jobs.telemetry:shutdown', when: shutdown, once: application}\n"
+    )
+    process = Process(config, FakeClock(), telemetryShutdownTimeout="500ms", telemetryHost="http://127.0.0.1:9")
+    process.start(lambda _: Slow(process.clock))
+    started = time.monotonic()
+    process.stop()
+    taken = time.monotonic() - started
+    released.set()
+    assert taken < 0.5 + 0.25
+
+
+def test_a_stop_from_inside_a_shutdown_job_returns(config: Path) -> None:
+    """Nobody waits for himself."""
+    (config / "jobs.yaml").write_text(f"jobs:\n  z: {{run: '{__name__}:stop_again', when: shutdown}}\n")
+    process = Process(config).start()
+    assert process.life is not None
+    stops[:] = [process.life.stop]
+    started = time.monotonic()
+    process.stop()
+    assert process.life.finished.is_set()
+    assert time.monotonic() - started < 5
+
+
+def test_nothing_is_written_where_everything_is_off(config: Path) -> None:
+    """Where everything is off a life leaves no file."""
+    application = Process(config, telemetryEnabled=False).application
+    life = Life(application, RememberedScheduler(), Alone(application.clock))
+    life.start()
+    life.stop()
+    assert list(config.iterdir()) == []

@@ -8,21 +8,16 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, EVENT_JOB_MISSED
-from apscheduler.jobstores.base import ConflictingIdError, JobLookupError
-from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hosts import DEADLINE, eventually
 from lifebeat.jobfile.spec import JobSpec
 from lifebeat.registration.executor import MAX_THREADS
-from lifebeat.registration.registry import ALIAS, Registry, Store
+from lifebeat.registration.registry import ALIAS, Registry
 from lifebeat.registration.triggers import InstantTrigger
 from lifebeat.schedule.instants import SECOND, Every, Grid, Single, jitter_of, to_datetime, to_instant
 
@@ -32,7 +27,7 @@ if TYPE_CHECKING:
 HOUR = 3600 * SECOND
 
 
-def nothing(_: Any = None) -> None:
+def nothing(*_: Any) -> None:
     """Do nothing."""
 
 
@@ -49,7 +44,9 @@ def scheduler() -> Iterator[Any]:
         made.shutdown()
 
 
-def registry(scheduler: Any, started: Callable[[], None] = nothing, stopped: Callable[[], None] = nothing) -> Registry:
+def registry(
+    scheduler: Any, started: Callable[[], None] = nothing, stopped: Callable[[bool], None] = nothing
+) -> Registry:
     made = Registry(scheduler, started=started, stopped=stopped)
     made.listen()
     return made
@@ -239,42 +236,6 @@ def test_more_jobs_than_threads(scheduler: Any) -> None:
     assert ran[MAX_THREADS:] == list(range(MAX_THREADS, MAX_THREADS + 5))
 
 
-@given(
-    steps=st.lists(
-        st.tuples(
-            st.sampled_from(["add_job", "update_job", "remove_job", "get_due_jobs"]),
-            st.sampled_from("abcd"),
-            st.one_of(st.none(), st.integers(0, 5)),
-        ),
-        max_size=30,
-    )
-)
-def test_store_is_as_that_of_apscheduler(steps: list[tuple[str, str, int | None]]) -> None:
-    """Whatever is done to it, our store answers as APScheduler's own in memory does."""
-    ours: Any = Store()
-    theirs: Any = MemoryJobStore()
-
-    def answer(store: Any, step: str, job_id: str, second: int | None) -> Any:
-        moment = None if second is None else datetime.fromtimestamp(second, tz=UTC)
-        job = SimpleNamespace(id=job_id, next_run_time=moment)
-        try:
-            match step:
-                case "get_due_jobs":
-                    return store.get_due_jobs(moment or to_datetime(0))
-                case "remove_job":
-                    return store.remove_job(job_id)
-                case _:
-                    return getattr(store, step)(job)
-        except (JobLookupError, ConflictingIdError) as error:
-            return type(error)
-
-    for step in steps:
-        assert answer(ours, *step) == answer(theirs, *step)
-        assert ours.get_all_jobs() == theirs.get_all_jobs()
-        assert ours.get_next_run_time() == theirs.get_next_run_time()
-        assert [ours.lookup_job(one) for one in "abcd"] == [theirs.lookup_job(one) for one in "abcd"]
-
-
 def test_no_thread_remains_when_nothing_runs(scheduler: Any) -> None:
     """The executor's threads are gone when their work is done: an idle host has none of ours."""
     made = registry(scheduler)
@@ -298,7 +259,7 @@ def test_shutdown_waits_for_jobs_that_use_the_scheduler(scheduler: Any) -> None:
         made.remove("no such job")
         done.set()
 
-    made.add_once("job", timedelta(0), work)
+    made.add_once("job", timedelta(0), work, is_hosts=True)
     assert begun.wait(5)
     scheduler.shutdown(wait=True)
     assert done.is_set()
@@ -337,33 +298,76 @@ def test_removing_all_jobs_keeps_ours(scheduler: Any) -> None:
     assert len(ran) == 1
 
 
-def test_on_an_event_loop_the_stop_does_not_block_it() -> None:
-    """Under AsyncIOScheduler the stop runs beside the loop, which goes on ticking."""
+@pytest.mark.parametrize("derived", [False, True])
+def test_a_stop_on_an_event_loop_is_said_to_be_one(derived: bool) -> None:
+    """Under AsyncIOScheduler, and a host's class made from it, the stop knows that it holds up a loop."""
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-    stopped = threading.Event()
-    release = threading.Event()
+    kind: Any = type("Derived", (AsyncIOScheduler,), {}) if derived else AsyncIOScheduler
+    on_loop: list[bool] = []
 
-    def stop() -> None:
-        release.wait(5)
-        stopped.set()
-
-    async def live() -> float:
-        scheduler = AsyncIOScheduler()
-        registry(scheduler, stopped=stop)
+    async def live() -> None:
+        scheduler = kind()
+        registry(scheduler, stopped=on_loop.append)
         scheduler.start()
         scheduler.shutdown()
-        longest, before = 0.0, time.monotonic()
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-            longest, before = max(longest, time.monotonic() - before), time.monotonic()
-        return longest
+        await asyncio.sleep(0)
 
-    longest = asyncio.run(live())
-    assert not stopped.is_set()
+    asyncio.run(live())
+    assert on_loop == [True]
+
+
+def test_telemetrys_runs_do_not_hold_up_a_stop_that_waits(scheduler: Any) -> None:
+    """``shutdown(wait=True)`` waits for the host's own jobs only; ours have the deadline of the stop."""
+    begun, release = threading.Event(), threading.Event()
+    made = registry(scheduler)
+    scheduler.start()
+
+    def work(_: datetime) -> None:
+        begun.set()
+        release.wait(DEADLINE)
+
+    made.add_once("delivery", timedelta(0), work)
+    assert begun.wait(5)
+    scheduler.shutdown(wait=True)
+    assert not made.drain(0)
     release.set()
-    assert stopped.wait(5)
-    assert longest < 1, longest
+    assert made.drain(5)
+
+
+def test_a_job_that_stops_the_scheduler_is_not_waited_for(scheduler: Any) -> None:
+    """A stop from inside a job returns: nobody waits for himself."""
+    done = threading.Event()
+    made = registry(scheduler)
+    scheduler.start()
+
+    def stop(_: datetime) -> None:
+        scheduler.shutdown(wait=True)
+        done.set()
+
+    made.add_once("stop", timedelta(0), stop, is_hosts=True)
+    assert done.wait(5)
+
+
+def test_a_clock_that_is_set_back_brings_the_next_run_forward(scheduler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the clock went back, jobs run at their wall time, and not when the old time comes again."""
+    made = registry(scheduler)
+    scheduler.start()
+    made.add(spec("hourly"), Grid(HOUR), no_jitter, nothing)
+    before = made.next_run("hourly")
+    assert before is not None
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003 - as it is called
+            return before - timedelta(days=365)
+
+    monkeypatch.setattr("lifebeat.registration.registry.datetime", Earlier)
+    made.look_again(set_back=True)
+    monkeypatch.undo()
+    after = made.next_run("hourly")
+    assert after is not None
+    assert timedelta(0) <= after - (before - timedelta(days=365)) <= timedelta(hours=1)
 
 
 def test_shutdown_right_after_start(scheduler: Any) -> None:
@@ -388,7 +392,7 @@ def test_stopped_in_the_middle_of_its_start(scheduler: Any) -> None:
         made.shut_down()
         went_well.append(True)
 
-    made = registry(scheduler, started=stop, stopped=lambda: stopped.append(True))
+    made = registry(scheduler, started=stop, stopped=lambda _: stopped.append(True))
     scheduler.start()
     eventually(lambda: not [one for one in threading.enumerate() if one.name == "APScheduler"])
     assert (stopped, went_well, scheduler.running) == ([True], [True], False)

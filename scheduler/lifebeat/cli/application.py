@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import logging
 import os
 import stat
 import sys
@@ -13,11 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from lifebeat import consent, installation
-from lifebeat.cli import console
 from lifebeat.clock import SystemClock
 from lifebeat.context import JobContext
 from lifebeat.errors import LifebeatError
 from lifebeat.jobfile import reader
+from lifebeat.log import get_logger
 from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.settings.source import ConfigSource, config_dir
 from lifebeat.settings.table import BY_NAME
@@ -50,7 +49,7 @@ class Application:
         self, args: argparse.Namespace, environ: Mapping[str, str] = os.environ, *, remember: bool = False
     ) -> None:
         self.clock = SystemClock()
-        self.logger = logging.getLogger("lifebeat")
+        self.logger = get_logger()
         self.source = source_of(args, environ)
         self.record = None if args.arguments else self._read_record()
         if self.record is not None:
@@ -204,20 +203,6 @@ def source_of(
         modules=sys.modules,
         deployment=args.deployment,
     )
-
-
-def take_agreed_id(application: Application) -> None:
-    """Take over the instance ID that the machines have agreed on, where they share a database."""
-    from lifebeat import engines
-
-    shared = engines.installation(application.source.environ)
-    if shared is None:
-        return
-    try:
-        if (known := shared.known_id()) is not None:
-            application.source.agree({"telemetryInstanceId": known})
-    except engines.EngineUnavailable as error:
-        console.complain(f"lifebeat: the instance ID is not known here: {error}")
 
 
 def _assignments(written: list[str]) -> dict[str, Any]:

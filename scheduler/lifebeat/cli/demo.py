@@ -18,7 +18,8 @@ from lifebeat.cli import console
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.clock import SystemClock
 from lifebeat.host.host import Host
-from lifebeat.lifecycle.life import Lifecycle
+from lifebeat.lifecycle.application import Application
+from lifebeat.log import get_logger
 from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import PostHogServer, telemetry_allowed
 
@@ -67,7 +68,7 @@ def _installation() -> Iterator[tuple[Path, PostHogServer]]:
 def _live(config_dir: Path, seconds: float) -> str:
     # It sends to itself only, so that neither CI nor DO_NOT_TRACK is concerned.
     source = ConfigSource(config_dir, environ=telemetry_allowed(os.environ), modules=sys.modules)
-    host = Host(Lifecycle(source, allow=(), clock=SystemClock(), watching=False, logger=logging.getLogger("lifebeat")))
+    host = Host(Application(source, allow=(), clock=SystemClock(), logger=get_logger()))
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     host.run(ready=timer.start)

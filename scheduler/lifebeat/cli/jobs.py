@@ -7,12 +7,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console, options
+from lifebeat.cli.application import Application
 from lifebeat.cli.console import DONE, NO_START, PROBLEM
 
 if TYPE_CHECKING:
     import argparse
 
-    from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
 
 
@@ -55,12 +55,10 @@ def _problem(problem: Any) -> dict[str, Any]:
 def plan(args: argparse.Namespace) -> int:
     """Show when each job runs next, or with --diff what differs between two deployments."""
     from lifebeat.cli import plan as plans
-    from lifebeat.cli.application import Application, take_agreed_id
 
     if args.diff:
         return _differ(args)
     application = Application(args)
-    take_agreed_id(application)
     now, found = application.clock.time(), plans.read(application)
     console.show_problems(found.problems)
     if args.json:

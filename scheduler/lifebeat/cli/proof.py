@@ -7,7 +7,6 @@ seen where they are started. What the scheduler itself does (its one thread) is 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -131,8 +130,9 @@ def prove(config_dir: Path, environ: Mapping[str, str], *, off: bool = True) -> 
 def live(config_dir: str) -> list[Attempt]:
     """In the child: attach, start, some heartbeats' time, flush, preview, stop, all of it watched."""
     from lifebeat.clock import SystemClock
-    from lifebeat.embedding import attach_life
-    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.embedding import attach_handle
+    from lifebeat.lifecycle.application import Application
+    from lifebeat.log import get_logger
     from lifebeat.registration.registry import background_scheduler
     from lifebeat.settings.source import ConfigSource
     from lifebeat.settings.source import config_dir as find
@@ -145,9 +145,9 @@ def live(config_dir: str) -> list[Attempt]:
         environ=os.environ,
         modules=sys.modules,
     )
-    life = Lifecycle(source, allow=(), clock=SystemClock(), logger=logging.getLogger("lifebeat"))
+    application = Application(source, allow=(), clock=SystemClock(), logger=get_logger())
     watcher.start()
-    handle = attach_life(scheduler, life)
+    handle = attach_handle(scheduler, application)
     scheduler.start()
     time.sleep(LIFE_SECONDS)
     handle.flush(timeout=1.0)

@@ -14,11 +14,11 @@ from lifebeat.cli.console import DONE
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from lifebeat.cli.options import CommandLine
-    from lifebeat.engines import Engine
-    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.handle import MakeCoordinator
+    from lifebeat.lifecycle.application import Application
 
 
 def add_commands(line: CommandLine) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     _log_to_stderr(as_json=args.json)
     notifier = Notifier.from_environ(os.environ)  # before a job's module is there, which may start children
     try:
-        host = Host(_life(args, os.environ), notifier)
+        host = Host(_application(args, os.environ), notifier, make_coordinator=_engine(args, os.environ))
         host.run()
     except ConfigError as error:
         notifier.failed(str(error.problems[0]), errno=errno.EINVAL)
@@ -62,27 +62,28 @@ def run(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _life(args: argparse.Namespace, environ: Mapping[str, str]) -> Lifecycle:
+def _application(args: argparse.Namespace, environ: Mapping[str, str]) -> Application:
     from lifebeat.cli.application import source_of
     from lifebeat.clock import SystemClock
-    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.lifecycle.application import Application
+    from lifebeat.log import get_logger
 
-    return Lifecycle(
+    return Application(
         source_of(args, environ),
         allow=(*args.arguments.get("allow", ()), *args.allow),
         clock=SystemClock(),
-        watching=False,
-        logger=logging.getLogger("lifebeat"),
-        make_engine=_engine(args, environ),
+        logger=get_logger(),
     )
 
 
-def _engine(args: argparse.Namespace, environ: Mapping[str, str]) -> Callable[[Lifecycle], Engine] | None:
+def _engine(args: argparse.Namespace, environ: Mapping[str, str]) -> MakeCoordinator | None:
     from lifebeat import engines
 
     where = "command line (--engine)" if args.engine else "environment (LIFEBEAT_ENGINE)"
     name = args.engine or environ.get("LIFEBEAT_ENGINE", "").strip() or "apscheduler"
-    return engines.choose(name, args.database or environ.get("LIFEBEAT_DATABASE", "").strip() or None, where=where)
+    url = args.database or environ.get("LIFEBEAT_DATABASE", "").strip() or None
+    make = engines.choose(name, url, where=where)
+    return None if make is None else lambda application: make(application.clock, application.logger)
 
 
 def demo(args: argparse.Namespace) -> int:

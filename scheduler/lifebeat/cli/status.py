@@ -29,12 +29,11 @@ def add_commands(line: CommandLine) -> None:
 
 def status(args: argparse.Namespace) -> int:
     """Say whether telemetry is on, who said so, and what is pending."""
-    from lifebeat.cli.application import Application, take_agreed_id
+    from lifebeat.cli.application import Application
 
     if args.healthy:
         return _say_health(args)
     application = Application(args)
-    take_agreed_id(application)
     found = look(application)
     problem = found["telemetry"] == "paused" or found["error"] is not None
     show = console.iso if args.json else console.spoken

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     import argparse
 
     from lifebeat.cli.options import CommandLine
-    from lifebeat.engines.postgres import Installation
-    from lifebeat.settings.table import Settings
 
 
 def add_commands(line: CommandLine) -> None:
@@ -42,10 +39,9 @@ def add_commands(line: CommandLine) -> None:
 
 def preview(args: argparse.Namespace) -> int:
     """Show the exact bytes that would be sent, without sending anything; also when telemetry is off."""
-    from lifebeat.cli.application import Application, take_agreed_id
+    from lifebeat.cli.application import Application
 
     application = Application(args)
-    take_agreed_id(application)
     context, telemetry = application.context("preview"), application.telemetry
     bodies = {json.loads(body)["event"]: body for body in telemetry.preview(context)}
     if args.event is not None and args.event not in bodies:
@@ -144,13 +140,12 @@ def accept(args: argparse.Namespace) -> int:
 
 def describe(args: argparse.Namespace) -> int:
     """Print TELEMETRY.md, the page for the application's own users: what is sent, where, how often, how to stop it."""
-    from lifebeat.cli.application import Application, take_agreed_id
+    from lifebeat.cli.application import Application
 
     application = Application(args)
     context, telemetry = application.context("describe"), application.telemetry
     if args.lock is not None:
         return _lock(Path(args.lock), telemetry.contract(context), as_json=args.json)
-    take_agreed_id(application)
     if args.json:
         console.say_json(json.loads(telemetry.contract(context)))
     else:
@@ -172,12 +167,10 @@ def _lock(path: Path, contract: str, *, as_json: bool) -> int:
 
 def rotate_id(args: argparse.Namespace) -> int:
     """Give this installation a new random instance ID; the old one is forgotten."""
-    from lifebeat import engines, installation
+    from lifebeat import installation
     from lifebeat.cli.application import Application
 
     application = Application(args)
-    if (shared := engines.installation(os.environ)) is not None:
-        return _rotate_shared(application.settings, shared)
     old = application.instance_id
     new, settings = installation.rotate_id(application.config_dir), application.source.read()
     if args.json:
@@ -188,17 +181,4 @@ def rotate_id(args: argparse.Namespace) -> int:
         source = settings.sources[installation.KEY]
         console.complain(f"but {source} sets telemetryInstanceId, and wins: change it there")
         return PROBLEM
-    return DONE
-
-
-def _rotate_shared(settings: Settings, shared: Installation) -> int:
-    if settings.instance_id is not None:
-        source = settings.sources["telemetryInstanceId"]
-        console.complain(f"{source} sets telemetryInstanceId, and wins: change it there")
-        return PROBLEM
-    new = str(uuid.uuid4())
-    old = shared.rotate(new)
-    console.say(
-        f"the instance ID was {old or 'not made yet'}; it is now {new}, for each process from its next start on"
-    )
     return DONE

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from lifebeat.embedding import attach_life
+from lifebeat.embedding import attach_handle
 from lifebeat.errors import ConfigError
 from lifebeat.host.health import Health
 from lifebeat.lifecycle.signals import StopSignals
@@ -18,9 +18,9 @@ from lifebeat.registration.registry import background_scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.handle import Lifebeat
+    from lifebeat.handle import Lifebeat, MakeCoordinator
     from lifebeat.host.systemd import Notifier
-    from lifebeat.lifecycle.life import Lifecycle
+    from lifebeat.lifecycle.application import Application
 
 JOB_GRACE = 10.0
 STOP_MARGIN = 5.0
@@ -30,14 +30,22 @@ class Host:
     """A scheduler with nothing but the job file on it, run in the main thread.
 
     Args:
-        life: What it runs.
+        application: What it runs.
         notifier: The service manager, told of each step; ``None`` for none.
+        make_coordinator: Makes what the processes of several machines agree by; ``None`` for those of this machine.
     """
 
-    def __init__(self, life: Lifecycle, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self,
+        application: Application,
+        notifier: Notifier | None = None,
+        *,
+        make_coordinator: MakeCoordinator | None = None,
+    ) -> None:
         from lifebeat.host.systemd import Notifier
 
-        self.life = life
+        self.application = application
+        self._make_coordinator = make_coordinator
         self._notifier = notifier or Notifier(None)
         self.signals = StopSignals()
         self._scheduler: Any = background_scheduler()
@@ -62,24 +70,26 @@ class Host:
                 signal.signal(signal.SIGHUP, former)
 
     def _check(self) -> None:
-        settings, found = self.life.source.read(), self.life.load()
+        settings, found = self.application.source.read(), self.application.load()
         problems = tuple(dict.fromkeys((*settings.problems, *found.problems)))
         if problems:
             raise ConfigError(*problems)
 
     def _serve(self, notifier: Notifier, ready: Callable[[], None] | None) -> None:
-        handle = attach_life(self._scheduler, self.life)
+        handle = attach_handle(
+            self._scheduler, self.application, make_coordinator=self._make_coordinator, watching=False
+        )
 
         def edited() -> None:
             handle.reload()
             notifier.status(self._status())
 
-        watch = Watch(self.life.files, edited)
-        health = Health(self.life.source.config_dir, handle.responds)
+        watch = Watch(self.application.files, self.application.clock)
+        health = Health(self.application.source.config_dir, handle.responds)
         self._scheduler.start()
-        watch.start()
+        watch.start(edited, handle.clock_changed)
         health.start()
-        self.life.logger.info("started; telemetry is %s", self.life.consent())
+        self.application.logger.info("started; telemetry is %s", self.application.consent())
         if ready is not None:
             ready()
         notifier.ready(self._status())
@@ -88,17 +98,17 @@ class Host:
         notifier.stopping("stopping", within=self._longest_stop())
         health.stop()
         watch.stop()
-        self.life.logger.info("stopping")
+        self.application.logger.info("stopping")
         handle.drain(JOB_GRACE)
         self._scheduler.shutdown(wait=False)
-        self.life.logger.info("stopped")
+        self.application.logger.info("stopped")
 
     def _beat(self, notifier: Notifier) -> None:
         if notifier.watchdog is None:
             return
         from lifebeat.registration.watchdog import ALIAS, Pulse
 
-        self._scheduler.add_jobstore(Pulse(notifier.watchdog / 2, notifier.beat, self.life.clock), ALIAS)
+        self._scheduler.add_jobstore(Pulse(notifier.watchdog / 2, notifier.beat, self.application.clock), ALIAS)
 
     def _wait(self, handle: Lifebeat, notifier: Notifier) -> None:
         while not self.signals.wait():
@@ -110,15 +120,15 @@ class Host:
 
     def _status(self) -> str:
         """One line on how it stands, for people."""
-        settings, found = self.life.source.read(), self.life.load()
+        settings, found = self.application.source.read(), self.application.load()
         problems = (*settings.problems, *found.problems)
         if problems:
             return f"the edited config is not used: {problems[0]}"
         number = sum(spec.enabled for spec in found.specs)
-        return f"{number} {'job' if number == 1 else 'jobs'}; telemetry is {self.life.consent()}"
+        return f"{number} {'job' if number == 1 else 'jobs'}; telemetry is {self.application.consent()}"
 
     def _longest_stop(self) -> float:
-        return JOB_GRACE + self.life.source.read().shutdown_timeout.total_seconds() + STOP_MARGIN
+        return JOB_GRACE + self.application.source.read().shutdown_timeout.total_seconds() + STOP_MARGIN
 
     def _on_hangup(self, *_: object) -> None:
         self._reload = True

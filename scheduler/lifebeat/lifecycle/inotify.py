@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import select
 import threading
 from typing import TYPE_CHECKING
 
@@ -56,16 +55,6 @@ class Inotify:
                     self._watched[place] = _checked(number)
             for number in set(before.values()) - set(self._watched.values()):
                 _libc.inotify_rm_watch(self.descriptor, number)
-
-    def wait(self, wake: int, timeout: float) -> bool:
-        """Wait for a change, for at most ``timeout`` seconds or until ``wake`` can be read; whether there was one."""
-        poll = select.poll()  # not select, which knows the first 1,024 descriptors only
-        poll.register(self.descriptor, select.POLLIN)
-        poll.register(wake, select.POLLIN)
-        changed = self.descriptor in dict(poll.poll(timeout * 1000))
-        if changed:
-            self.drain()
-        return changed
 
     def drain(self) -> None:
         """Take what was told; never waits."""

@@ -1,34 +1,39 @@
-"""Signals to an orderly stop: handlers only set a flag, and the signal is raised again when all is done."""
+"""Signals to a graceful stop: handlers only set a flag, and the signal is raised again when all is done."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
 
 STOP = (signal.SIGTERM, signal.SIGINT)
+PATIENCE = 0.5  # a supervisor may send several signals at once; one that comes later means: at once
 
 
 class StopSignals:
-    """Handlers that note the first stop signal; a second one ends the process at once.
+    """Handlers that note the first stop signal; a second one, half a second later, ends the process at once.
 
-    A byte in a pipe wakes whoever waits: taking a lock in a handler could wait for the very code that it interrupted.
+    A byte in a pipe wakes the thread that waits: taking a lock in a handler could wait for the very code that it
+    interrupted.
     """
 
     def __init__(self, signals: tuple[signal.Signals, ...] = STOP) -> None:
         self._signals = signals
         self._former: dict[signal.Signals, Any] = {}
-        self._read, self._write = os.pipe()
+        self.descriptor, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self.received: signal.Signals | None = None
+        self._received_at = 0.0
+        self._process = os.getpid()
         self._over = False
         self._has_wakeup = False
+        self.received: signal.Signals | None = None
 
     def install(self, *, wakeup: bool = False) -> None:
         """Install the handlers; only the main thread can.
@@ -48,13 +53,15 @@ class StopSignals:
             self._has_wakeup = True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for a stop signal, or for ``wake``, for at most ``timeout`` seconds; says whether there was one."""
-        import select
-
-        if select.select([self._read], [], [], timeout)[0]:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._read, 64)
+        """Wait for a stop signal, or for ``wake``, at most ``timeout`` seconds; return whether there was a signal."""
+        if select.select([self.descriptor], [], [], timeout)[0]:
+            self.drain()
         return self.received is not None
+
+    def drain(self) -> None:
+        """Read what the handlers have written."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 64)
 
     def wake(self) -> None:
         """End a ``wait``."""
@@ -64,7 +71,8 @@ class StopSignals:
     def restore(self) -> None:
         """Put back the handlers that were there; only the main thread can."""
         for number, former in self._former.items():
-            signal.signal(number, former)
+            if signal.getsignal(number) == self._handle:  # a host's own, set since, stays
+                signal.signal(number, former)
         self._former.clear()
         if self._has_wakeup:
             signal.set_wakeup_fd(-1)
@@ -79,6 +87,14 @@ class StopSignals:
             self._leave_to_the_system(self.received)
         _end_by(self.received)
 
+    def end(self) -> None:
+        """Nobody waits for a signal any more: the next one does what it would have done without us."""
+        self._over = True
+
+    def begin(self) -> None:
+        """Somebody waits for a signal from here on."""
+        self._over = False
+
     def _leave_to_the_system(self, number: int) -> None:
         """Put the handlers back, but let this signal end the process: Python's own for SIGINT would print where."""
         former = self._former.get(signal.Signals(number))
@@ -87,13 +103,15 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._over or self.received is not None:
+        if self._process != os.getpid():  # a forked child has no life of ours
+            self._over = True
+        again = self.received is not None and time.monotonic() - self._received_at >= PATIENCE
+        if self._over or again:
             self._leave_to_the_system(number)
             _end_by(number)
-            return
-        self.received = signal.Signals(number)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write, b".")
+        elif self.received is None:
+            self.received, self._received_at = signal.Signals(number), time.monotonic()
+            self.wake()
 
 
 def _end_by(number: int) -> None:
@@ -102,29 +120,12 @@ def _end_by(number: int) -> None:
         os._exit(128 + number)
 
 
-def stop_on_sigterm(stop: Callable[[], None]) -> bool:
-    """Where the host has left SIGTERM at its default, stop in good order first; says whether that was so.
-
-    A daemon thread waits for the flag; the stop itself runs in a thread that the interpreter waits for.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        return False
+def sigterm_of_host() -> StopSignals | None:
+    """Return handlers for SIGTERM where the host has left it at its default; else, or off the main thread, ``None``."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return None
     signals = StopSignals((signal.SIGTERM,))
     signals.install()
-
-    def finish() -> None:
-        try:
-            stop()
-        finally:
-            signals.raise_again()
-
-    def wait() -> None:
-        while not signals.wait():
-            pass
-        threading.Thread(target=finish, name="lifebeat-stop", daemon=False).start()
-
-    threading.Thread(target=wait, name="lifebeat-signals", daemon=True).start()
-    return True
+    return signals

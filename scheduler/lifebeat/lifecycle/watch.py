@@ -1,203 +1,175 @@
-"""Notices edited config: told by the system on Linux, else by looking once a second."""
+"""The one thread of ours at rest: it notices edited config, clocks that were set, and stop signals.
+
+On Linux the system tells of edits, and it wakes up once a minute for the clocks; elsewhere it looks once a second.
+"""
 
 from __future__ import annotations
 
 import _thread
 import contextlib
 import os
+import select
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lifebeat.settings.source import fingerprint
+from lifebeat.storage import threads
 from lifebeat.storage.forks import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lifebeat.clock import Clock
     from lifebeat.lifecycle.inotify import Inotify
-    from lifebeat.registration.alarm import Leave
 
-    Attend = Callable[[int, Callable[[], None]], Leave | None]
-
-INTERVAL = 1.0
-LONGEST = 900.0  # who is told looks all the same, in case that something was not
+LOOK_EVERY = 1.0
+CLOCK_EVERY = 60.0
+SET_BY = 1.0  # seconds by which a clock has to be off to count as set
 _SETTLED = 0.05  # seconds without a change, after which an editor is taken to have written all of it
 _UNSETTLED = 20  # times that something else was written meanwhile, after which it is looked at all the same
 _MOST_LINKS = 40
 
 
 class Watch:
-    """Looks at files and says when one has changed.
+    """Looks at files and at the clock, and calls back from a thread of its own.
 
     Args:
-        files: The files to look at; asked each time, since an overlay may come and go.
-        changed: Called when one was edited, replaced, made or removed; in a thread of its own.
-        attend: Has somebody who waits anyway wait for a descriptor too, so that here no thread has to: told what to
-            call when it can be read, it returns what ends that; ``None`` if it cannot (see ``Registry.attend``).
+        files: Returns the files to look at; asked each time, since an overlay may come and go.
+        clock: Where the time comes from.
     """
 
-    def __init__(
-        self, files: Callable[[], list[Path]], changed: Callable[[], None], attend: Attend | None = None
-    ) -> None:
+    def __init__(self, files: Callable[[], list[Path]], clock: Clock) -> None:
         self._files = files
-        self._changed = changed
-        self._attend = attend
+        self._clock = clock
         self._seen = self._look()
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._inotify: Inotify | None = None
-        self._leave: Leave | None = None
-        self._is_settling = self._was_told = False
+        self._wall_ahead = self._measure()[0]
+        self._awake_behind = self._measure()[1]
+        self._stopped = threading.Event()
         self._wake: int | None = None
+        self._changed: Callable[[], None] = lambda: None
+        self._clock_changed: Callable[[float], None] = lambda _: None
+        self._signals: tuple[int, Callable[[], bool]] | None = None
 
-    def start(self) -> None:
-        """Look from here on. Where nobody else can wait for what is told, a daemon thread does."""
-        self._spawn(self._run)
+    def attend(self, descriptor: int, ready: Callable[[], bool]) -> None:
+        """Call ``ready`` when there is something to be read, until it returns false; before ``start``."""
+        self._signals = descriptor, ready
+
+    def start(self, changed: Callable[[], None], clock_changed: Callable[[float], None] = lambda _: None) -> None:
+        """Look from here on, in a daemon thread.
+
+        Args:
+            changed: Called when a file was edited, replaced, made or removed.
+            clock_changed: Called with the seconds by which the wall clock was set; 0 after the machine slept.
+        """
+        self._changed, self._clock_changed = changed, clock_changed
+        threads.start("watch", self._run)
 
     def stop(self) -> None:
         """Look no more."""
-        self._stop.set()
-        with self._lock:
-            if self._wake is not None:
-                os.write(self._wake, b".")
-            inotify, leave = self._inotify, self._leave
-            self._inotify = self._leave = None
-        if inotify is not None and leave is not None:
-            leave(inotify.close)
+        self._stopped.set()
+        wake = self._wake
+        if wake is not None:
+            with contextlib.suppress(OSError):
+                os.write(wake, b".")
 
     def look(self) -> bool:
-        """Look once; says whether there was a change, after ``changed`` was called for it. Not after the stop."""
+        """Look once; return whether there was a change, after ``changed`` was called for it. Not after the stop."""
         now = self._look()
-        if now == self._seen or self._stop.is_set():
+        if now == self._seen or self._stopped.is_set():
             return False
         self._seen = now
         self._changed()
         return True
 
+    def look_at_clock(self) -> None:
+        """Call back if the wall clock was set, or the machine slept, since the last look."""
+        ahead, behind = self._measure()
+        by, slept = ahead - self._wall_ahead, behind - self._awake_behind
+        self._wall_ahead, self._awake_behind = ahead, behind
+        if abs(by) >= SET_BY or slept >= SET_BY:
+            self._clock_changed(by if abs(by) >= SET_BY else 0.0)
+
+    def _measure(self) -> tuple[float, float]:
+        """Return how far the wall clock is ahead of boot time, and boot time of the time awake."""
+        boot = self._clock.monotonic()
+        return self._clock.time() - boot, boot - time.monotonic()
+
     def _look(self) -> list[object]:
         return [fingerprint(path) for path in self._files()]
 
-    def _spawn(self, work: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending
-            threading.Thread(target=work, name="lifebeat-watch", daemon=True).start()
+    # -- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        woken, self._wake = os.pipe()
         inotify = _inotify()
+        try:
+            while not self._stopped.is_set():
+                every = self._watch(inotify)
+                self._guarded(self.look)
+                self._guarded(self.look_at_clock)
+                if self._wait(woken, inotify, every) and inotify is not None:
+                    self._settle(woken, inotify)
+        finally:
+            if inotify is not None:
+                inotify.close()
+            wake, self._wake = self._wake, None
+            os.close(woken)
+            os.close(wake)
+
+    def _watch(self, inotify: Inotify | None) -> float:
+        """Have all places watched; return after how many seconds to look all the same."""
         if inotify is None:
-            self._keep_looking()
-        elif self._is_handed_over(inotify):
-            self._settle(inotify)
-        else:
-            self._listen_until_stopped(inotify)
-
-    def _keep_looking(self) -> None:
-        while not self._stop.wait(INTERVAL):
-            self.look()
-
-    def _watch(self, inotify: Inotify) -> bool:
-        """Have all places watched; says whether others may change them without this system's knowledge.
-
-        Raises:
-            OSError: The system has no watch left for this user.
-        """
+            return LOOK_EVERY
         from lifebeat.lifecycle.inotify import is_shared
 
-        directories = self._directories()
-        inotify.watch(directories, map(str, self._files()))
-        return any(map(is_shared, directories))
-
-    def _directories(self) -> set[str]:
-        """Where something can happen to the files: their directories, and those of every link on the way to them."""
-        return {str(directory) for path in self._files() for directory in _directories_of(path.absolute())}
-
-    # -- told by the system, and waited for by somebody else ---------------------------------------------------------
-
-    def _is_handed_over(self, inotify: Inotify) -> bool:
-        if self._attend is None:
-            return False
         try:
-            shared = self._watch(inotify)
-        except OSError:
+            directories = self._directories()
+            inotify.watch(directories, map(str, self._files()))
+        except OSError:  # the system has no watch left for this user
+            return LOOK_EVERY
+        # Others may change a shared file system without this system's knowledge.
+        return LOOK_EVERY if any(map(is_shared, directories)) else CLOCK_EVERY
+
+    def _wait(self, woken: int, inotify: Inotify | None, timeout: float) -> bool:
+        """Wait for a change, a signal or the stop; return whether there was a change."""
+        poll = select.poll()  # not select, which knows the first 1,024 descriptors only
+        poll.register(woken, select.POLLIN)
+        if inotify is not None:
+            poll.register(inotify.descriptor, select.POLLIN)
+        if self._signals is not None:
+            poll.register(self._signals[0], select.POLLIN)
+        ready = dict(poll.poll(timeout * 1000))
+        if self._signals is not None and self._signals[0] in ready and not self._signals[1]():
+            self._signals = None
+        if inotify is None or inotify.descriptor not in ready:
             return False
-        with self._lock:
-            if shared or self._stop.is_set():
-                return False
-            self._leave = self._attend(inotify.descriptor, self._told)
-            if self._leave is None:
-                return False
-            self._inotify, self._is_settling = inotify, True
+        inotify.drain()
         return True
 
-    def _told(self) -> None:
-        """In the thread, or on the loop, of somebody who must not be held up."""
-        with self._lock:
-            inotify = self._inotify
-            if inotify is None:
+    def _settle(self, woken: int, inotify: Inotify) -> None:
+        for _ in range(_UNSETTLED):
+            if self._stopped.is_set() or not self._wait(woken, inotify, _SETTLED):
                 return
-            inotify.drain()
-            self._was_told, settles = True, self._is_settling
-            self._is_settling = True
-        if not settles:
-            self._spawn(lambda: self._settle(inotify))
 
-    def _settle(self, inotify: Inotify) -> None:
-        """Look as soon as all is written, and again if something was told meanwhile."""
-        unsettled = 0
-        while not self._stop.wait(_SETTLED):
-            with self._lock:
-                told, self._was_told = self._was_told, False
-            unsettled += told
-            if told and unsettled < _UNSETTLED:
-                continue
-            unsettled = 0
-            try:
-                self._watch(inotify)
-            except OSError:
-                self._keep_looking()
-                return
-            self.look()
-            with self._lock:
-                self._is_settling = self._was_told
-                if not self._is_settling:
-                    return
+    def _guarded(self, look: Callable[[], object]) -> None:
+        """Look; whatever goes wrong, the next look comes."""
+        with contextlib.suppress(Exception):
+            look()
 
-    # -- told by the system, and waited for here ---------------------------------------------------------------------
-
-    def _listen_until_stopped(self, inotify: Inotify) -> None:
-        with self._lock:
-            woken, self._wake = os.pipe()
-        try:
-            self._listen(inotify, woken)
-        finally:
-            inotify.close()
-            with self._lock:
-                os.close(woken)
-                os.close(self._wake)
-                self._wake = None
-
-    def _listen(self, inotify: Inotify, woken: int) -> None:
-        while not self._stop.is_set():
-            try:
-                shared = self._watch(inotify)
-            except OSError:
-                self._keep_looking()
-                return
-            self.look()  # what changed before it was watched
-            if inotify.wait(woken, INTERVAL if shared else LONGEST):
-                for _ in range(_UNSETTLED):
-                    if self._stop.is_set() or not inotify.wait(woken, _SETTLED):
-                        break
+    def _directories(self) -> set[str]:
+        """Return where something can happen to the files: their directories, and those of every link on the way."""
+        return {str(directory) for path in self._files() for directory in _directories_of(path.absolute())}
 
 
 def _inotify() -> Inotify | None:
-    """What tells of changes; ``None`` where nothing does, and where threads are not threads: all of them would wait."""
+    """Return what tells of changes; ``None`` where nothing does, and where threads are greenlets, which would wait."""
     if sys.platform != "linux" or _thread.start_new_thread.__module__ != "_thread":
         return None
-    with contextlib.suppress(ImportError, OSError, AttributeError):
-        with guard:
-            from lifebeat.lifecycle.inotify import Inotify
+    with contextlib.suppress(ImportError, OSError, AttributeError), guard:
+        from lifebeat.lifecycle.inotify import Inotify
 
         return Inotify()
     return None

@@ -25,9 +25,12 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from lifebeat.clock import Moment, now
 from lifebeat.errors import LifebeatError
 from lifebeat.once import processes as siblings
+from lifebeat.once import protocol
 from lifebeat.once.claims import Arrival, Departure, Handover, Roster, Unfinished
+from lifebeat.once.protocol import Joined, RunInstant
 from lifebeat.storage.forks import guard
 from lifebeat.storage.locks import FileLock
 
@@ -238,3 +241,68 @@ def _take(lock: FileLock, *, shared: bool = False) -> bool:
 def _drop(lock: FileLock) -> None:
     with guard:
         lock.release()
+
+
+class FileCoordinator:
+    """A stand-in on ``Presence``, until the coordinator of files is there."""
+
+    def __init__(self, directory: Path, *, clock: Clock) -> None:
+        self._clock = clock
+        self._presence = Presence(directory, clock=clock)
+
+    def start(self, run: RunInstant) -> None:
+        """Need nothing."""
+
+    def join(self, timeout: float) -> Joined:
+        with _unavailable():
+            found = self._presence.join(timeout)
+        here = now(self._clock)
+
+        def moment(wall: float) -> Moment:
+            return Moment(wall, here.boot - (here.wall - wall), here.boot_id)
+
+        earlier = found.unfinished
+        return Joined(
+            found.first,
+            moment(found.started_at),
+            found.run,
+            None
+            if earlier is None
+            else protocol.Unfinished(earlier.run, moment(earlier.started_at), moment(earlier.left_at)),
+        )
+
+    def agree(self, candidate: str) -> str:
+        return candidate
+
+    def claim(self, job_id: str, instant: int) -> bool:
+        with _unavailable():
+            return self._presence.claim(job_id, instant / 1e6)
+
+    def skip(self, job_id: str, instant: int) -> None:
+        self.claim(job_id, instant)
+
+    def end(self, job_id: str, instant: int) -> None:
+        """Need nothing."""
+
+    def latest(self, job_id: str) -> int | None:
+        with _unavailable():
+            last = self._presence.last_claim(job_id)
+        return None if last is None else round(last * 1e6)
+
+    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - nothing runs here
+        return True
+
+    def leave(self, timeout: float) -> bool:
+        with _unavailable():
+            return bool(self._presence.leave(timeout))
+
+    def close(self) -> None:
+        """Need nothing."""
+
+
+@contextlib.contextmanager
+def _unavailable() -> Generator[None]:
+    try:
+        yield
+    except PresenceUnavailable as error:
+        raise protocol.Unavailable(str(error)) from error

@@ -27,7 +27,7 @@ class Unavailable(LifebeatError):
 
 
 class CannotCoordinate(LifebeatError):
-    """Processes cannot be coordinated here, so each reports for itself; asking again later may work."""
+    """Processes cannot be coordinated here at all, so each reports for itself."""
 
 
 class UnknownJob(LifebeatError):
@@ -93,6 +93,10 @@ class Coordinator(Protocol):
 
         False if it is somebody else's, or if the claim has put it into an engine's queue, whose worker runs it.
         """
+        ...
+
+    def skip(self, job_id: str, instant: int) -> None:
+        """Count an instant as done without a run, where a job is seen for the first time and has no claims yet."""
         ...
 
     def end(self, job_id: str, instant: int) -> None:

@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import math
 import threading
-from bisect import bisect_left, insort
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
-from apscheduler.events import (
-    EVENT_ALL_JOBS_REMOVED,
-    EVENT_SCHEDULER_SHUTDOWN,
-    EVENT_SCHEDULER_STARTED,
-)
-from apscheduler.jobstores.base import BaseJobStore, ConflictingIdError, JobLookupError
+from apscheduler.events import EVENT_ALL_JOBS_REMOVED, EVENT_SCHEDULER_SHUTDOWN, EVENT_SCHEDULER_STARTED
+from apscheduler.jobstores.base import JobLookupError
 
-from lifebeat.registration.executor import DaemonExecutor, on_event_loop
+from lifebeat.registration.executor import ALIAS, DaemonExecutor
+from lifebeat.registration.store import Store, running_loop
 
 if TYPE_CHECKING:
     from lifebeat.jobfile.spec import JobSpec
-    from lifebeat.registration.alarm import Leave
     from lifebeat.registration.triggers import InstantTrigger
     from lifebeat.schedule.instants import Instants
 
-ALIAS = "lifebeat"
-
 Run = Callable[[datetime], None]
+_attached: weakref.WeakValueDictionary[int, Registry] = weakref.WeakValueDictionary()
 
 
 class Registry:
@@ -40,12 +35,12 @@ class Registry:
     Args:
         scheduler: Any APScheduler 3 scheduler.
         started: Called when it has started, and at once if it is running already.
-        stopped: Called when it has stopped.
+        stopped: Called when it has stopped; the argument says whether on an event loop, which must not be held up.
         handle: What the host was given for it.
     """
 
     def __init__(
-        self, scheduler: Any, *, started: Callable[[], None], stopped: Callable[[], None], handle: Any = None
+        self, scheduler: Any, *, started: Callable[[], None], stopped: Callable[[bool], None], handle: Any = None
     ) -> None:
         self.handle = handle
         self._scheduler = scheduler
@@ -54,10 +49,13 @@ class Registry:
         self._executor = DaemonExecutor()
         self._store = Store()
         self._jobs: dict[str, dict[str, Any]] = {}
-        self._hold: Any = None
+        self._hub_hold: Any = None
+
+    # -- the scheduler -----------------------------------------------------------------------------------------------
 
     def listen(self) -> None:
         """Follow the scheduler's life from here on."""
+        _attached[id(self._scheduler)] = self
         mask = EVENT_SCHEDULER_STARTED | EVENT_SCHEDULER_SHUTDOWN | EVENT_ALL_JOBS_REMOVED
         self._scheduler.add_listener(self._on_event, mask)
         if self._scheduler.running:
@@ -65,8 +63,9 @@ class Registry:
 
     def unlisten(self) -> None:
         """Leave the scheduler as if nothing had ever been there."""
+        _attached.pop(id(self._scheduler), None)
         self._scheduler.remove_listener(self._on_event)
-        self._let_go_of_hub()
+        self._release_hub()
         if self._scheduler.running:
             self._scheduler.remove_jobstore(ALIAS)
             self._scheduler.remove_executor(ALIAS, shutdown=False)
@@ -79,31 +78,65 @@ class Registry:
     @property
     def is_loop_bound(self) -> bool:
         """Whether the scheduler runs on an event loop, which must not be held up."""
-        return on_event_loop() or type(self._scheduler).__module__.rpartition(".")[2] not in {"background", "blocking"}
+        return running_loop() is not None or _kind(self._scheduler) not in {"background", "blocking"}
 
     @property
     def event_loop(self) -> Any:
         """The asyncio loop that the scheduler runs on; ``None`` if it runs in threads."""
-        loop = getattr(self._scheduler, "_eventloop", None)
-        return loop or getattr(getattr(self._scheduler, "_ioloop", None), "asyncio_loop", None)
+        return self._store.loop
 
-    def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run) -> None:
+    def responds(self, timeout: float) -> bool:
+        """Return whether the scheduler asks what is due when it is woken, within ``timeout`` seconds."""
+        if not self._scheduler.running:
+            return False
+        asked = threading.Event()
+        self._store.waiting.append(asked)
+        self._scheduler.wakeup()
+        return asked.wait(timeout)
+
+    def drain(self, timeout: float | None, *, hosts_only: bool = False, but: int | None = None) -> bool:
+        """Wait until no job of ours runs, as ``DaemonExecutor.drain`` does."""
+        return self._executor.drain(timeout, hosts_only=hosts_only, but=but)
+
+    def shut_down(self) -> None:
+        """Stop the scheduler, if it is running, without waiting for its jobs."""
+        if not self._scheduler.running:
+            return
+        try:
+            self._scheduler.shutdown(wait=False)
+        except Exception:
+            # In the middle of its start it has no thread yet to wait for, and ends all the same.
+            if self._scheduler.running:
+                raise
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, words: str = "") -> None:
         """Register a job with instants; one of the same ID is replaced."""
         from lifebeat.registration.triggers import InstantTrigger
 
-        trigger = InstantTrigger(instants, jitter, coalesce=spec.coalesce)
-        trigger.misfire_grace = spec.misfire_grace
-        self._add(
-            spec.id,
-            _Firing(run, trigger),
-            trigger=trigger,
-            coalesce=spec.coalesce,
-            max_instances=spec.max_instances,
-            misfire_grace_time=_whole_seconds(spec.misfire_grace),
+        trigger = InstantTrigger(
+            instants, jitter, coalesce=spec.coalesce, misfire_grace=spec.misfire_grace, words=words or spec.id
         )
+        self._add(spec.id, _Firing(run, trigger, is_hosts=not spec.is_telemetry), trigger=trigger, **_options(spec))
 
-    def add_once(self, job_id: str, delay: timedelta, run: Run) -> None:
-        """Run something once, after ``delay``, however late; while the scheduler is paused it waits."""
+    def change(self, spec: JobSpec) -> None:
+        """Give a registered job the options of an edited spec; its instants and its next run stay."""
+        job = self._jobs[spec.id]
+        job["trigger"].coalesce, job["trigger"].misfire_grace = spec.coalesce, spec.misfire_grace
+        job.update(_options(spec))
+        if self._scheduler.running:
+            self._scheduler.modify_job(_prefixed(spec.id), ALIAS, **_options(spec))
+
+    def add_once(self, job_id: str, delay: timedelta, run: Run, *, is_hosts: bool = False) -> None:
+        """Run something once, after ``delay``, however late; while the scheduler is paused it waits.
+
+        Args:
+            job_id: Its name; something of the same name is replaced.
+            delay: After how long.
+            run: What to run, with the moment.
+            is_hosts: Whether it is the host's own, so that ``shutdown(wait=True)`` waits for it.
+        """
         from lifebeat.registration.triggers import OnceTrigger
 
         moment = datetime.now(tz=UTC) + delay
@@ -112,15 +145,44 @@ class Registry:
             self.remove(job_id)
             run(fired)
 
+        work: Any = once
+        work.is_hosts = is_hosts
         self._add(
             job_id,
-            once,
+            work,
             trigger=OnceTrigger(moment),
             next_run_time=moment,
             coalesce=True,
             max_instances=1,
             misfire_grace_time=None,
         )
+
+    def remove(self, job_id: str) -> None:
+        """Take a job away; a run that is under way goes on."""
+        self._jobs.pop(job_id, None)
+        try:
+            self._scheduler.remove_job(_prefixed(job_id), jobstore=ALIAS)
+        except (JobLookupError, KeyError):
+            return
+
+    def next_run(self, job_id: str) -> datetime | None:
+        """Return when a job runs next; ``None`` if it does not."""
+        job = self._scheduler.get_job(_prefixed(job_id), jobstore=ALIAS)
+        return job.next_run_time if job else None
+
+    def look_again(self, *, set_back: bool) -> None:
+        """Have the scheduler look at the clock again, which was set, or whose machine slept.
+
+        Args:
+            set_back: Whether the clock went back, so that what is to come lies earlier than the scheduler thinks.
+        """
+        if not self._scheduler.running:
+            return
+        for job_id, job in list(self._jobs.items()) if set_back else ():
+            if "next_run_time" not in job:
+                following = job["trigger"].get_next_fire_time(None, datetime.now(tz=UTC))
+                self._scheduler.modify_job(_prefixed(job_id), ALIAS, next_run_time=following)
+        self._scheduler.wakeup()
 
     def _add(self, job_id: str, run: Run, **options: Any) -> None:
         # APScheduler checks that a function can be called with its arguments; the executor gives the real moment.
@@ -138,85 +200,18 @@ class Registry:
             if self.event_loop is None or not self.event_loop.is_closed():  # a closed one runs nothing, and may be so
                 raise
 
-    def remove(self, job_id: str) -> None:
-        """Take a job away; a run that is under way goes on."""
-        self._jobs.pop(job_id, None)
-        try:
-            self._scheduler.remove_job(_prefixed(job_id), jobstore=ALIAS)
-        except (JobLookupError, KeyError):
-            return
-
-    def next_run(self, job_id: str) -> datetime | None:
-        """When a job runs next; ``None`` if it does not."""
-        job = self._scheduler.get_job(_prefixed(job_id), jobstore=ALIAS)
-        return job.next_run_time if job else None
-
-    def drain(self, timeout: float) -> bool:
-        """Wait until no job of ours runs, for at most ``timeout`` seconds; says whether none does."""
-        return self._executor.drain(timeout)
-
-    def responds(self, timeout: float) -> bool:
-        """Whether the scheduler asks what is due when it is woken, within ``timeout`` seconds."""
-        if not self._scheduler.running:
-            return False
-        asked = threading.Event()
-        self._store.waiting.append(asked)
-        self._scheduler.wakeup()
-        return asked.wait(timeout)
-
-    def attend(self, descriptor: int, told: Callable[[], None]) -> Leave | None:
-        """Have the scheduler wait for a descriptor beside its own instants.
-
-        Args:
-            descriptor: What to wait for.
-            told: Called in the scheduler's thread or loop each time that it can be read, which ``told`` has to do.
-
-        Returns:
-            What ends that, and calls what it is given when the descriptor may be closed; ``None`` if this scheduler
-            cannot wait for one.
-        """
-        from lifebeat.registration import alarm
-
-        if self.event_loop is not None:
-            return alarm.attend_on_loop(self.event_loop, descriptor, told)
-        return alarm.attend(self._scheduler, descriptor, told)
-
-    def shut_down(self) -> None:
-        """Stop the scheduler, if it is running, without waiting for its jobs."""
-        if not self._scheduler.running:
-            return
-        try:
-            self._scheduler.shutdown(wait=False)
-        except Exception:
-            # In the middle of its start it has no thread yet to wait for, and ends all the same.
-            if self._scheduler.running:
-                raise
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def _on_event(self, event: Any) -> None:
         if event.code == EVENT_SCHEDULER_STARTED:
             self._on_started()
         elif event.code == EVENT_SCHEDULER_SHUTDOWN:
             self._jobs.clear()
-            self._let_go_of_hub()
+            self._release_hub()
             self._on_stopped()
         elif event.alias in {None, ALIAS} and self._scheduler.running:
             for job_id in list(self._jobs):  # a host that removes its own jobs does not mean these
                 self._register(job_id)
-
-    def _hold_hub(self) -> None:
-        """Keep gevent from giving up, while its scheduler waits for a lock that one of our threads has just now."""
-        if self._hold is None and type(self._scheduler).__module__.rpartition(".")[2] == "gevent":
-            import gevent
-
-            hub: Any = gevent.get_hub()
-            self._hold = hub.loop.async_()
-            self._hold.start(lambda: None)
-
-    def _let_go_of_hub(self) -> None:
-        if self._hold is not None:
-            self._hold.stop()
-            self._hold.close()
-            self._hold = None
 
     def _on_started(self) -> None:
         self._hold_hub()
@@ -225,89 +220,48 @@ class Registry:
         self._started()
 
     def _on_stopped(self) -> None:
-        if self.is_loop_bound:
-            # Not a daemon: the interpreter waits for it at exit, and it is bounded.
-            threading.Thread(target=self._stopped, name="lifebeat-stop", daemon=False).start()
-        else:
-            if self._executor.is_awaited:
-                self._executor.drain(None)
-            self._stopped()
+        on_loop = self.is_loop_bound
+        if not on_loop and self._executor.is_awaited:  # the host asked to wait for its jobs, however long they take
+            self._executor.drain(None, hosts_only=True, but=threading.get_ident())
+        self._stopped(on_loop)
+
+    def _hold_hub(self) -> None:
+        """Keep gevent from giving up, while its scheduler waits for a lock that one of our threads has just now."""
+        if self._hub_hold is None and _kind(self._scheduler) == "gevent":
+            import gevent
+
+            hub: Any = gevent.get_hub()
+            self._hub_hold = hub.loop.async_()
+            self._hub_hold.start(lambda: None)
+
+    def _release_hub(self) -> None:
+        if self._hub_hold is not None:
+            self._hub_hold.stop()
+            self._hub_hold.close()
+            self._hub_hold = None
 
 
 class _Firing:
     """What APScheduler calls when a job fires: its run, for the instant."""
 
-    __slots__ = ("_run", "_trigger")
+    __slots__ = ("_run", "_trigger", "is_hosts")
     # APScheduler asks whether it can be called with one argument; without this a third of its time goes into that.
-    __signature__ = Signature([Parameter("fired", Parameter.POSITIONAL_ONLY)])
+    __signature__ = Signature([Parameter("fired", Parameter.POSITIONAL_ONLY, default=None)])
 
-    def __init__(self, run: Run, trigger: InstantTrigger) -> None:
+    def __init__(self, run: Run, trigger: InstantTrigger, *, is_hosts: bool) -> None:
         self._run = run
         self._trigger = trigger
+        self.is_hosts = is_hosts
 
-    def __call__(self, fired: datetime) -> None:
-        self._run(self._trigger.instant_of(fired))
-
-
-class Store(BaseJobStore):  # type: ignore[misc]  # APScheduler ships no types
-    """Our jobs in memory, by the time of their next run. Tells who waits for it that it was asked.
-
-    APScheduler's own looks for a job's place in Python, which takes longer the more jobs there are.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waiting: list[threading.Event] = []
-        self._order: list[tuple[float, str]] = []
-        self._jobs: dict[str, tuple[float, Any]] = {}
-
-    def lookup_job(self, job_id: str) -> Any:
-        return self._jobs.get(job_id, (0.0, None))[1]
-
-    def get_due_jobs(self, now: datetime) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
-        waiting, self.waiting = self.waiting, []
-        for one in waiting:
-            one.set()
-        moment, due = now.timestamp(), 0
-        while due < len(self._order) and self._order[due][0] <= moment:
-            due += 1
-        return [self._jobs[job_id][1] for _, job_id in self._order[:due]]
-
-    def get_next_run_time(self) -> datetime | None:  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
-        return self._jobs[self._order[0][1]][1].next_run_time if self._order else None
-
-    def get_all_jobs(self) -> list[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
-        return [self._jobs[job_id][1] for _, job_id in self._order]
-
-    def add_job(self, job: Any) -> None:
-        if job.id in self._jobs:
-            raise ConflictingIdError(job.id)
-        moment = math.inf if job.next_run_time is None else job.next_run_time.timestamp()
-        self._jobs[job.id] = moment, job
-        insort(self._order, (moment, job.id))
-
-    def update_job(self, job: Any) -> None:
-        self.remove_job(job.id)
-        self.add_job(job)
-
-    def remove_job(self, job_id: str) -> None:
-        if job_id not in self._jobs:
-            raise JobLookupError(job_id)
-        moment, _ = self._jobs.pop(job_id)
-        del self._order[bisect_left(self._order, (moment, job_id))]
-
-    def remove_all_jobs(self) -> None:
-        self._order.clear()
-        self._jobs.clear()
-
-    def shutdown(self) -> None:
-        self.remove_all_jobs()
+    def __call__(self, fired: datetime | None = None) -> None:
+        """Run; called by somebody else than the executor, as a page that runs jobs by hand does, for this moment."""
+        self._run(self._trigger.instant_of(fired or datetime.now(tz=UTC)))
 
 
 def handle_of(scheduler: Any) -> Any:
-    """The handle of the Lifebeat that is on a scheduler; ``None`` if there is none."""
-    owners = (getattr(callback, "__self__", None) for callback, _ in scheduler._listeners)  # noqa: SLF001 - there is no other way to ask
-    return next((owner.handle for owner in owners if isinstance(owner, Registry)), None)
+    """Return the handle of the Lifebeat that is on a scheduler; ``None`` if there is none."""
+    registry = _attached.get(id(scheduler))
+    return None if registry is None else registry.handle
 
 
 def background_scheduler() -> Any:
@@ -315,6 +269,19 @@ def background_scheduler() -> Any:
     from apscheduler.schedulers.background import BackgroundScheduler
 
     return BackgroundScheduler(timezone="UTC")
+
+
+def _kind(scheduler: Any) -> str:
+    """Return which of APScheduler's schedulers it is or is made from: background, asyncio, gevent, …."""
+    modules = (one.__module__ for one in type(scheduler).__mro__)
+    known = (one for one in modules if one.startswith("apscheduler.schedulers."))
+    return next(known, "").rpartition(".")[2]
+
+
+def _options(spec: JobSpec) -> dict[str, Any]:
+    # APScheduler takes whole seconds only and shows them; our executor goes by the trigger's own.
+    grace = None if spec.misfire_grace is None else max(math.ceil(spec.misfire_grace.total_seconds()), 1)
+    return {"coalesce": spec.coalesce, "max_instances": spec.max_instances, "misfire_grace_time": grace}
 
 
 def _prefixed(job_id: str) -> str:
@@ -326,8 +293,3 @@ def _add_plugin(add: Callable[[Any, str], None], plugin: Any) -> None:
         add(plugin, ALIAS)
     except ValueError:  # it is there from the scheduler's former life, and was started with it
         return
-
-
-def _whole_seconds(span: timedelta | None) -> int | None:
-    """What APScheduler shows; it takes nothing finer, and our executor goes by the span itself."""
-    return None if span is None else max(math.ceil(span.total_seconds()), 1)

@@ -17,32 +17,55 @@ REMEMBERED = 100  # delayed runs whose instant is known while they wait for a th
 
 
 class InstantTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no types
-    """The instants of a job as APScheduler asks for them, each with its jitter on top."""
+    """The instants of a job as APScheduler asks for them, each with its jitter on top.
 
-    __slots__ = ("_coalesce", "_fires", "_instants", "_jitter", "misfire_grace")
+    Args:
+        instants: The job's instants.
+        jitter: Gives an instant's random delay, both in microseconds.
+        coalesce: Whether missed runs become one, the latest.
+        misfire_grace: How late a run may start; ``None`` for however late.
+        words: The trigger in words, for whoever prints the job.
+    """
 
-    def __init__(self, instants: Instants, jitter: Callable[[int], int], *, coalesce: bool) -> None:
+    __slots__ = ("_fires", "_instants", "_jitter", "coalesce", "misfire_grace", "words")
+
+    def __init__(
+        self,
+        instants: Instants,
+        jitter: Callable[[int], int],
+        *,
+        coalesce: bool,
+        misfire_grace: timedelta | None = None,
+        words: str = "instants",
+    ) -> None:
         self._instants = instants
         self._jitter = jitter
-        self._coalesce = coalesce
         self._fires: dict[int, int] = {}
-        self.misfire_grace: timedelta | None = None
+        self.coalesce = coalesce
+        self.misfire_grace = misfire_grace
+        self.words = words
+
+    def __str__(self) -> str:
+        return self.words
+
+    def __repr__(self) -> str:
+        return f"<InstantTrigger ({self.words})>"
 
     def get_next_fire_time(  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
         self, previous_fire_time: datetime | None, now: datetime
     ) -> datetime | None:
-        """The next run; after a sleep straight to the latest instant, where missed runs become one."""
+        """Return the next run; after a sleep straight the latest instant, where missed runs become one."""
         at = to_instant(now)
         if previous_fire_time is None:
             return self._first(at)
         fired = to_instant(previous_fire_time)
         following = self._instants.after(self._fires.get(fired, fired))
-        if following is not None and self._coalesce and following < at:
+        if following is not None and self.coalesce and following < at:
             following = self._instants.latest(at) or following
         return self._fire(following)
 
     def instant_of(self, fired: datetime) -> datetime:
-        """The instant that a run belongs to."""
+        """Return the instant that a run belongs to; for a run by hand, which is none of these, its own moment."""
         at = to_instant(fired)
         return to_datetime(self._fires.get(at, at))
 
@@ -76,8 +99,11 @@ class OnceTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no ty
         self._moment = moment
         self.misfire_grace: timedelta | None = None
 
+    def __str__(self) -> str:
+        return f"once at {self._moment}"
+
     def get_next_fire_time(  # pyright: ignore[reportIncompatibleMethodOverride]  # APScheduler ships no types
         self, previous_fire_time: datetime | None, now: datetime
     ) -> datetime | None:
-        """The moment, and then a time that never comes."""
+        """Return the moment, and then a time that never comes."""
         return self._moment if previous_fire_time is None else now + NEVER

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from apscheduler.jobstores.memory import MemoryJobStore
+
+from lifebeat.storage import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ class Pulse(MemoryJobStore):  # type: ignore[misc]  # APScheduler ships no types
         """No job; but a beat, if it is time for one."""
         if self._clock.monotonic() >= self._next:
             self._next = self._clock.monotonic() + self._period
-            threading.Thread(target=self._beat, name="lifebeat-watchdog", daemon=True).start()
+            threads.start("watchdog", self._beat)
         return []
 
     def get_next_run_time(self) -> datetime:

@@ -1,6 +1,5 @@
 """Procrastinate on PostgreSQL: shared jobs run once over all machines."""
 
 from lifebeat.engines.procrastinate.coordinator import ProcrastinateCoordinator
-from lifebeat.engines.procrastinate.legacy import ProcrastinateEngine, attach
 
-__all__ = ["ProcrastinateCoordinator", "ProcrastinateEngine", "attach"]
+__all__ = ["ProcrastinateCoordinator"]

@@ -15,7 +15,6 @@ from lifebeat.engines.procrastinate.worker import TASK, Worker
 from lifebeat.once.protocol import Joined, Unavailable, Unfinished
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Awaitable, Callable
 
     import procrastinate
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from lifebeat.clock import Clock
     from lifebeat.engines.procrastinate.database import Connector
+    from lifebeat.log import Logger
     from lifebeat.once.protocol import RunInstant
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class ProcrastinateCoordinator:
         database: str,
         *,
         clock: Clock,
-        logger: logging.Logger,
+        logger: Logger,
         queue: str = QUEUE,
         has_worker: bool = True,
         gone_after: float = membership.GONE_AFTER,
@@ -106,6 +106,10 @@ class ProcrastinateCoordinator:
         self._worker.ask(claim_and_defer, ASKING)
         self._worker.handed_over()
         return False
+
+    def skip(self, job_id: str, instant: int) -> None:
+        """Count an instant as done without a run: claimed, and not put into the queue."""
+        self._ask(lambda connection: membership.claim(connection, job_id, instant), ASKING)
 
     def end(self, job_id: str, instant: int) -> None:
         """Do nothing: Procrastinate notes the end of what its workers run."""

@@ -21,11 +21,11 @@ from lifebeat.engines.procrastinate.database import FAILURES, Connector, reason,
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Awaitable, Callable, Generator
 
     from procrastinate.jobs import Job
 
+    from lifebeat.log import Logger
     from lifebeat.once.protocol import RunInstant
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Worker:
         own: Whether runs are worked off here; not where a host's own worker does.
     """
 
-    def __init__(self, database: str, queue: str, me: membership.Me, logger: logging.Logger, *, own: bool) -> None:
+    def __init__(self, database: str, queue: str, me: membership.Me, logger: Logger, *, own: bool) -> None:
         self._database = database
         self._queue = queue
         self._me = me
@@ -362,9 +362,7 @@ class InHand:
             return self._changed.wait_for(lambda: not self._running, timeout)
 
 
-def register(
-    app: procrastinate.App, queue: str, bring: Callable[[int, str, int], None], logger: logging.Logger
-) -> None:
+def register(app: procrastinate.App, queue: str, bring: Callable[[int, str, int], None], logger: Logger) -> None:
     """Tell a Procrastinate app the task by which runs come back to us."""
 
     async def lifebeat_run(context: procrastinate.JobContext, *, job: str, instant: int) -> None:
@@ -382,7 +380,7 @@ def register(
 class _Retry(procrastinate.BaseRetryStrategy):
     """Another process is to try, for a minute; whoever is only busy may be so for longer."""
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision | None:

@@ -1,0 +1,131 @@
+"""One job called: its arguments, its context, async functions, its timeout, its failure."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.jobfile import targets
+from lifebeat.storage import threads
+from lifebeat.storage.forks import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+
+    from lifebeat.clock import Moment
+    from lifebeat.jobfile.spec import JobSpec
+    from lifebeat.lifecycle.application import Application
+
+LEFT_BEHIND = "job %s did not end within its timeout of %g s and was left behind"
+
+
+class Runner:
+    """Runs the jobs of one application in this process.
+
+    Args:
+        application: What it runs.
+        event_loop: Returns the asyncio loop that the scheduler runs on; ``None`` if it runs in threads.
+        background: What a job's context offers for work in a thread.
+        later: What a job's context offers for work after some time.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        event_loop: Callable[[], Any],
+        background: Callable[[str, Callable[[], None]], None],
+        later: Callable[[str, timedelta, Callable[[], None]], None],
+    ) -> None:
+        self._application = application
+        self._event_loop = event_loop
+        self._background = background
+        self._later = later
+
+    def call(
+        self,
+        spec: JobSpec,
+        instant: datetime,
+        started: Moment,
+        *,
+        timeout: timedelta | None = None,
+        uptime: timedelta | None = None,
+    ) -> None:
+        """Run a job in this thread.
+
+        Args:
+            spec: The job.
+            instant: The instant that the run belongs to.
+            started: When the application started, or for a job of the process the process.
+            timeout: How long it may take; ``None`` for the job's own timeout.
+            uptime: How long ago ``started`` was; ``None`` for now.
+
+        Raises:
+            Exception: What a host's job raises. Telemetry's failures are logged, once each.
+        """
+        timeout = spec.timeout if timeout is None else timeout
+        with guard:  # a child that is forked while another thread imports would wait for that thread for ever
+            target = targets.find(spec.run)
+        args = dict(spec.args)
+        if targets.takes_context(target):
+            args["context"] = self._application.context(
+                spec.id,
+                instant=instant,
+                started=started,
+                uptime=uptime,
+                timeout=timeout,
+                background=self._background,
+                later=self._later,
+            )
+        try:
+            if inspect.iscoroutinefunction(target) or timeout is None or spec.is_telemetry:
+                self._await(target(**args), timeout)
+            else:
+                self._within(spec, timeout.total_seconds(), partial(target, **args))
+        except Exception as error:
+            if not spec.is_telemetry:
+                raise
+            self._application.say_once(f"{spec.id}:{error}", f"{spec.id}: {error}")
+            self._application.logger.debug("job %s failed", spec.id, exc_info=True)
+
+    def _within(self, spec: JobSpec, seconds: float, work: Callable[[], Any]) -> None:
+        """Run a function that cannot be cancelled, and leave it behind when its time is up."""
+        failed: list[BaseException] = []
+        done = threading.Event()
+
+        def keep() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                failed.append(error)
+            finally:
+                done.set()
+
+        if not threads.start(f"{spec.id}", keep):
+            work()
+        elif not done.wait(seconds):
+            self._application.logger.warning(LEFT_BEHIND, spec.id, seconds)
+        if failed:
+            raise failed[0]
+
+    def _await(self, result: Any, timeout: timedelta | None) -> None:
+        """Let an async function's work be done: on the scheduler's loop if it has one, else here."""
+        if not hasattr(result, "__await__"):
+            return
+        import asyncio
+
+        from lifebeat.lifecycle import coroutines
+
+        seconds = None if timeout is None else timeout.total_seconds()
+        loop = self._event_loop()
+
+        async def bounded() -> None:
+            await asyncio.wait_for(result, seconds)
+
+        if loop is not None and loop.is_running():
+            asyncio.run_coroutine_threadsafe(bounded(), loop).result()
+        else:
+            coroutines.complete(bounded())
