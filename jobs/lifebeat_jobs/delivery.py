@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lifebeat_jobs import boot
-from lifebeat_jobs.beside import Beside
+from lifebeat.storage.forks import guard
+from lifebeat_jobs import agreement
+from lifebeat_jobs.answers import OK, Answer, shown
+from lifebeat_jobs.log import say
 from lifebeat_jobs.outbox import LONGEST_BACKOFF
-from lifebeat_jobs.privacy import Machine, leak_in_body, this_machine
+from lifebeat_jobs.privacy import Machine, this_machine, why_withheld
 
 if TYPE_CHECKING:
-    from lifebeat.context import JobContext
-    from lifebeat.settings.table import Settings
+    from lifebeat.clock import Clock
+    from lifebeat.context import Consent, JobContext
     from lifebeat_jobs.outbox import Entry, Outbox
 
 BATCH = 1000  # as many as wait by default; each batch is a connection and two syncs of the disk
@@ -24,47 +26,31 @@ REQUEST_TIMEOUT = 30.0
 FIRST_RETRY = 3600.0  # after an outage a fleet asks 1 + n times as often as usual, n the retries that fit into it
 RARELY = LONGEST_BACKOFF / 2
 LONGEST_ASKED = LONGEST_BACKOFF - 3600.0
-OK = 200
+AFTER_BOOT = 60.0  # a region that gets its power back is not heard in one second
 REJECTED = frozenset({400, 413})
 MISCONFIGURED = frozenset({401, 403, 404})
-STATE = "delivery"
-_WORKING, _FAILING, _HELD = "working", "failing", "held"
+OUTAGE, BOOT = "delivery", "boot"  # notes
+FAILING, ASKED = "failing", "asked to wait"
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a batch.
-
-    Attributes:
-        status: The HTTP status; ``None`` where there was no answer.
-        words: What happened, for people.
-        delivered: Whether PostHog has the events.
-        retry_after: How many seconds the server asks to wait; ``None`` if it does not.
-        refused: Whether an event among them must not leave, so that none of them did.
-    """
-
-    status: int | None
-    words: str
-    delivered: bool = False
-    retry_after: float | None = None
-    refused: bool = False
-
-
-Ask = Callable[[list[str], str, str, Machine, float], Answer]
-"""Send events with a key to a host, seeing to it that nothing of the machine leaves, within so many seconds."""
+Ask = Callable[[list[str], str, str, Callable[[], bool], float], Answer]
+"""Send events with a key to a host, as long as they may leave, within so many seconds."""
 
 
 def reach() -> Ask:
-    """What sends over the network."""
-    from lifebeat_jobs.posthog import Post
-
-    return lambda bodies, key, host, machine, timeout: Post(
-        bodies, api_key=key, host=host, machine=machine, timeout=timeout
+    """Return what sends over the network; importing it takes time."""
+    try:
+        with guard:  # a child that is forked meanwhile would wait for ever for what is being imported
+            from lifebeat_jobs.posthog import Post
+    except Exception:  # noqa: BLE001 - half installed, or another module of that name before it
+        answer = Answer(None, "the PostHog SDK cannot be imported; reinstall posthog and requests")
+        return lambda _bodies, _key, _host, _may_leave, _timeout: answer
+    return lambda bodies, key, host, may_leave, timeout: Post(
+        bodies, api_key=key, host=host, may_leave=may_leave, timeout=timeout
     ).wait(timeout)
 
 
 def pause(answer: Answer, attempts: int, *, draw: Callable[[], float] = random.random) -> float:
-    """Seconds until the next attempt: what the server asks for, within bounds, and full jitter on top.
+    """Return the seconds until the next attempt: what the server asks for, within bounds, and full jitter on top.
 
     Args:
         answer: What became of the last attempt.
@@ -88,10 +74,10 @@ class Delivery:
         draw: Gives a number from 0 to 1 by chance, for the jitter.
         machine: What must not leave.
         leaving: Whether the application stops, so that nothing is held back for the crowd that follows a boot.
-        reach: Gives what sends; imports it first if need be, which takes time.
+        reach: Gives what sends.
         batch: How many events go in one request at most.
         delivered: How many events were delivered.
-        sent: Those of them of which that has still to be written down.
+        answer: The last answer; ``None`` if nothing was sent.
     """
 
     context: JobContext
@@ -103,10 +89,10 @@ class Delivery:
     reach: Callable[[], Ask] = reach
     batch: int = BATCH
     delivered: int = 0
-    sent: list[str] = field(default_factory=list[str])
+    answer: Answer | None = None
 
-    def run(self, *, all_waiting: bool = False, progress: Callable[[int], None] | None = None) -> None:
-        """Deliver batch by batch until nothing waits, an attempt fails or time is up; nothing if nothing is due.
+    def run(self, *, all_waiting: bool = False, progress: Callable[[int], None] | None = None) -> bool:
+        """Deliver request by request until nothing waits, an attempt fails or time is up; nothing if nothing is due.
 
         What waits for its next attempt goes along with what is due: that is one request less, and not one more.
 
@@ -114,146 +100,150 @@ class Delivery:
             all_waiting: Whether to begin also where nothing is due, or where the server asked to be left alone for
                 longer.
             progress: Told the number of events delivered so far.
+
+        Returns:
+            Whether it was this call's to do: false if somebody else delivers.
         """
         if not all_waiting and (self._is_held() or not self.outbox.due(1)):
-            return
-        try:
-            entries = self._read()
-            while entries:
-                before, entries = self.delivered, self._send_and_read_on(entries)
-                if progress is not None and self.delivered > before:
-                    progress(self.delivered)
-        finally:
-            self._write()
-
-    def _send_and_read_on(self, entries: list[Entry]) -> list[Entry]:
-        """Send these; returns what is to follow. In a long queue the disk works while the network does."""
-        beside = Beside(partial(self._read, skip=len(entries))) if len(entries) == self.batch else None
-        goes_on = self._send(entries)
-        following = [] if beside is None else beside.result()
-        if not goes_on:
-            return []
-        # What has been read ahead counts no more if telemetry was turned off meanwhile, and on again.
-        return following if following and self.outbox.is_waiting(following[0].uuid) else self._read()
-
-    def _read(self, skip: int = 0) -> list[Entry]:
-        self._write()
-        return self.outbox.due(self.batch, early=True, skip=skip)
-
-    def _write(self) -> None:
-        sent, self.sent = self.sent, []
-        self.outbox.delivered(sent, status=OK)
+            return True
+        ask = self.reach()
+        while self._left() > 0:
+            before = self.delivered
+            with self.outbox.sending() as mine:
+                if not mine:
+                    return self.outbox.waiting().count == 0
+                entries = self._next()
+                goes_on = bool(entries) and self._send(entries, ask)
+            if progress is not None and self.delivered > before:
+                progress(self.delivered)
+            if not goes_on:
+                break
+        return True
 
     def _is_held(self) -> bool:
-        if not self.leaving and boot.held_until(self.outbox, self.context.clock.time()) is not None:
+        begin_boot(self.outbox, self.context.clock, self.draw)
+        if not self.leaving and _left_of_boot(self.outbox, self.context.clock) > 0:
             return True
-        return held_until(self.context, self.outbox) is not None
+        return resting(self.context, self.outbox, ASKED) > 0
 
-    def _send(self, entries: list[Entry]) -> bool:
-        """Send these; says whether to go on."""
-        settings = self.context.read_settings()
-        if not self._may_send(settings):
+    def _next(self) -> list[Entry]:
+        """Return the oldest event and what may go with it: one request has one ``distinct_id``, old or new."""
+        forms = agreement.known_forms(self.outbox)
+        while entries := self.outbox.due(self.batch, early=True):
+            sender = _sender(entries[0].body)
+            own = [entry for entry in entries if _sender(entry.body) == sender]
+            reasons = {entry.uuid: why_withheld(entry.body, forms, self.machine) for entry in own}
+            for entry_id, reason in reasons.items():
+                if reason is not None:
+                    self.outbox.dropped([entry_id], f"not sent: {reason}")
+            if fit := [entry for entry in own if reasons[entry.uuid] is None]:
+                return fit
+        return []
+
+    def _send(self, entries: list[Entry], ask: Ask) -> bool:
+        """Send these, and return whether to go on."""
+        settings, consent = self.context.read_settings(), self.context.read_consent()
+        if not self._may_send(consent) or settings.api_key is None or self._left() <= 0:
             return False
-        answer = self._ask(entries, settings)
-        return answer is not None and self._write_down(entries, answer, settings)
+        bodies = [entry.body for entry in entries]
+        answer = self.answer = ask(bodies, settings.api_key, settings.host, self._may_leave, self._left())
+        if answer.withheld:
+            self._may_send(self.context.read_consent())
+            return False
+        return self._write_down(entries, answer, settings.host, ask)
 
-    def _may_leave(self, entry: Entry) -> bool:
-        leak = leak_in_body(entry.body, self.machine)
-        if leak is not None:
-            self.outbox.dropped([entry.uuid], f"not sent: {leak}")
-        return leak is None
+    def _may_leave(self) -> bool:
+        return self.context.read_consent().is_on
 
-    def _may_send(self, settings: Settings) -> bool:
-        if settings.opted_out:
-            withdraw(self.outbox, settings)
-        return may_send(settings)
-
-    def _ask(self, entries: list[Entry], settings: Settings) -> Answer | None:
-        """What the server says; ``None`` if there is no time left to ask."""
-        try:
-            ask = self.reach()
-        except Exception as error:  # noqa: BLE001 - half installed, or another module of that name before it
-            return Answer(None, f"the PostHog SDK cannot be used: {error}")
-        left = self._left()
-        if left <= 0 or settings.api_key is None:
-            return None
-        return ask([entry.body for entry in entries], settings.api_key, settings.host, self.machine, left)
+    def _may_send(self, consent: Consent) -> bool:
+        if consent.state == "off":
+            withdraw(self.outbox, consent)
+        return consent.is_on
 
     def _left(self) -> float:
         if self.deadline is None:
             return REQUEST_TIMEOUT
         return min(self.deadline - self.context.clock.monotonic(), REQUEST_TIMEOUT)
 
-    def _write_down(self, entries: list[Entry], answer: Answer, settings: Settings) -> bool:
+    def _write_down(self, entries: list[Entry], answer: Answer, host: str, ask: Ask) -> bool:
         if answer.delivered:
-            self.sent = self.sent + [entry.uuid for entry in entries]
+            self.outbox.delivered([entry.uuid for entry in entries], status=OK)
             self.delivered += len(entries)
-            self._turn(_WORKING, f"telemetry is delivered to {settings.host} again")
+            self._end_outage(host)
             return True
         if answer.status in REJECTED:
-            return self._isolate(entries, answer)
-        if answer.refused and len([entry for entry in entries if self._may_leave(entry)]) < len(entries):
-            return True
-        until = self._postpone(entries, answer)
-        kind = _FAILING if answer.retry_after is None else _HELD
-        self._turn(
-            f"{kind} {until} {settings.host}",
-            f"telemetry cannot be delivered to {settings.host} ({answer.words}); it is tried again",
-        )
+            return self._isolate(entries, answer, ask)
+        wait = pause(answer, max(entry.attempts for entry in entries), draw=self.draw)
+        until = self.context.clock.time() + wait
+        self.outbox.postponed([one.uuid for one in entries], until=until, answer=answer.words, status=answer.status)
+        self._begin_outage(host, answer, wait)
         return False
 
-    def _isolate(self, entries: list[Entry], answer: Answer) -> bool:
+    def _isolate(self, entries: list[Entry], answer: Answer, ask: Ask) -> bool:
         """Halve a batch that was rejected until the event that it was rejected for stands alone."""
         if len(entries) == 1:
             self.outbox.dropped([entries[0].uuid], answer.words, status=answer.status)
             return True
         half = len(entries) // 2
-        return self._send(entries[:half]) and self._send(entries[half:])
+        return self._send(entries[:half], ask) and self._send(entries[half:], ask)
 
-    def _postpone(self, entries: list[Entry], answer: Answer) -> float:
-        wait = pause(answer, max(entry.attempts for entry in entries), draw=self.draw)
-        until = self.context.clock.time() + wait
-        self.outbox.postponed([one.uuid for one in entries], until=until, answer=answer.words, status=answer.status)
-        return until
+    def _begin_outage(self, host: str, answer: Answer, wait: float) -> None:
+        """Remember it, and say so if it is new: one line when delivery begins to fail, over processes and restarts."""
+        clock = self.context.clock
+        is_new = _outage(self.outbox) is None
+        note = {
+            "kind": FAILING if answer.retry_after is None else ASKED,
+            "until": [clock.time() + wait, clock.monotonic() + wait, clock.boot_id()],
+            "host": shown(host),
+        }
+        self.outbox.set_note(OUTAGE, json.dumps(note))
+        if is_new:
+            say(
+                self.context.logger,
+                "telemetry cannot be delivered to %s (%s); will retry", shown(host), answer.words,
+            )  # fmt: skip
 
-    def _turn(self, state: str, message: str) -> None:
-        """One line when delivery starts to fail and one when it works again, over all processes and restarts."""
-        before = self.outbox.note(STATE) or _WORKING
-        if before != state:
-            self.outbox.set_note(STATE, state)
-        if (before == _WORKING) != (state == _WORKING):
-            self.context.logger.warning("%s", message)
+    def _end_outage(self, host: str) -> None:
+        """Forget it, and say once that delivery works again."""
+        if _outage(self.outbox) is not None:
+            self.outbox.set_note(OUTAGE, "")
+            say(self.context.logger, "telemetry is delivered to %s again", shown(host))
 
 
-def may_send(settings: Settings) -> bool:
-    """Whether events may leave at this moment, and there is a key to send them with."""
-    return settings.enabled and settings.api_key is not None
-
-
-def withdraw(outbox: Outbox, settings: Settings) -> None:
-    """Telemetry was turned off: what waits is not sent, now or later, and an outage is forgotten."""
+def withdraw(outbox: Outbox, consent: Consent) -> None:
+    """Keep what waits from being sent, now or later, and forget an outage: telemetry was turned off."""
     if outbox.waiting().count:
-        outbox.suppress_waiting(settings.reason)
-    if outbox.note(STATE) not in {None, _WORKING}:
-        outbox.set_note(STATE, _WORKING)
+        outbox.suppress_waiting(str(consent))
+    if _outage(outbox) is not None:
+        outbox.set_note(OUTAGE, "")
 
 
-def held_until(context: JobContext, outbox: Outbox) -> float | None:
-    """Until when the server asked to be left alone, in seconds since the Unix epoch; ``None`` if it did not."""
-    return _resting_until(context, outbox, {_HELD})
+def resting(context: JobContext, outbox: Outbox, *kinds: str) -> float:
+    """Return for how many seconds the host is left alone: it failed, or asked for that."""
+    outage = _outage(outbox)
+    if outage is None or outage["kind"] not in kinds or outage["host"] != shown(context.read_settings().host):
+        return 0.0
+    wall, boot, boot_id = outage["until"]
+    clock = context.clock
+    left = boot - clock.monotonic() if boot_id == clock.boot_id() else wall - clock.time()
+    return max(left, 0.0) if left <= LONGEST_BACKOFF else 0.0  # farther off, the clock was set back
 
 
-def _resting_until(context: JobContext, outbox: Outbox, kinds: set[str]) -> float | None:
-    match (outbox.note(STATE) or _WORKING).split(" ", 2):
-        case [kind, end, host] if kind in kinds and host == context.read_settings().host:
-            now, until = context.clock.time(), float(end)
-            return until if now < until <= now + LONGEST_BACKOFF else None  # farther off, the clock was set back
-        case _:
-            return None
+def begin_boot(outbox: Outbox, clock: Clock, draw: Callable[[], float]) -> None:
+    """Draw how long the first delivery after a boot of the machine waits; an installation's very first does not."""
+    boot_id, before = clock.boot_id(), outbox.note(BOOT)
+    if boot_id is not None and (before is None or json.loads(before)[0] != boot_id):
+        wait = 0.0 if before is None else draw() * AFTER_BOOT
+        outbox.set_note(BOOT, json.dumps([boot_id, clock.monotonic() + wait]))
 
 
-def next_attempt(context: JobContext, outbox: Outbox) -> float | None:
-    """When something is tried next, in seconds since the Unix epoch; ``None`` if nothing waits.
+def _left_of_boot(outbox: Outbox, clock: Clock) -> float:
+    boot_id, until = json.loads(outbox.note(BOOT) or "[null, 0]")
+    return max(until - clock.monotonic(), 0.0) if boot_id == clock.boot_id() else 0.0
+
+
+def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
+    """Return how long until something is due, a second at least; ``None`` if nothing waits.
 
     After an attempt that failed, what was behind it in the queue waits as long as it does: a long queue is no reason
     to ask more often.
@@ -261,11 +251,23 @@ def next_attempt(context: JobContext, outbox: Outbox) -> float | None:
     due = outbox.waiting().next_attempt
     if due is None:
         return None
-    resting = _resting_until(context, outbox, {_HELD, _FAILING})
-    return max(due, resting or due, boot.held_until(outbox, context.clock.time()) or due)
+    own = due - context.clock.time()
+    held = max(resting(context, outbox, FAILING, ASKED), _left_of_boot(outbox, context.clock))
+    return timedelta(seconds=max(own, held, 1.0))
 
 
-def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
-    """How long until something is due, a second at least; ``None`` if nothing waits."""
-    due = next_attempt(context, outbox)
-    return None if due is None else timedelta(seconds=max(due - context.clock.time(), 1.0))
+def next_attempt(context: JobContext, outbox: Outbox) -> float | None:
+    """Return when something is tried next, in seconds since the Unix epoch; ``None`` if nothing waits."""
+    left = until_next_attempt(context, outbox)
+    return None if left is None else context.clock.time() + left.total_seconds()
+
+
+def _outage(outbox: Outbox) -> Any:
+    return json.loads(outbox.note(OUTAGE) or "null")
+
+
+def _sender(body: str) -> Any:
+    try:
+        return json.loads(body)["distinct_id"]
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -1,4 +1,4 @@
-"""The events: one frozen dataclass each, the only things that can ever be sent.
+"""The events, one frozen dataclass each, the only things that can ever be sent; and how they go over the wire.
 
 A property is a version, a UUID, a word of a closed list, a yes or no, or a whole number in a range. There is no free
 text, so there is no place for anything personal. The catalogue page is made from these docstrings.
@@ -17,6 +17,7 @@ A host declares events of its own in the same way, and its job functions give th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -25,68 +26,39 @@ import sys
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
 
 from lifebeat.version import __version__
+from lifebeat_jobs.rules import (
+    ALLOWED,
+    PLATFORMS,
+    UNKNOWN,
+    Count,
+    Form,
+    Platform,
+    Release,
+    Rule,
+    Uuid,
+    Version,
+    between,
+    clean_release,
+    clean_version,
+    rule_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from lifebeat.settings.table import Settings
 
-UNKNOWN = "unknown"
-PLATFORMS = ("linux", "darwin", "win32", "cygwin", "freebsd", "openbsd", "netbsd", "sunos", "aix", "android", "ios")
-CHANNELS = ("main", "master", "dev", "edge", "nightly", "latest", "stable", "beta", "alpha", "rc", "lts")
-VERSION_WORDS = (
-    "a|alpha|b|beta|build|c|canary|dev|edge|final|hotfix|lts|next|nightly|p|patch|post|pre|preview|r|rc|release|rev|"
-    "snapshot|stable"
-)
-_VERSION = re.compile(
-    rf"v?\d{{1,8}}(?:\.\d{{1,8}}){{0,4}}(?:[-+._]?(?:{VERSION_WORDS})(?:[-.]?\d{{1,8}}){{0,3}}){{0,3}}", re.IGNORECASE
-)
-_LIKE_A_VERSION = re.compile(r"v?\d[A-Za-z0-9.+_-]{0,99}")
+__all__ = ["Count", "Event", "Platform", "Release", "Uuid", "Version", "between"]
+
+AGES = {1: "1", 4: "2-4", 24: "5-24"}
+OLDEST = "25+"
+AGE = Rule("words", words=(*AGES.values(), OLDEST))
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
-_LONGEST_VERSION = 40
-_MOST = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ALLOWED = "Version, Uuid, Platform, Count, bool, a Literal[...], or Annotated[int, between(low, high)]"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a property may hold.
-
-    Attributes:
-        words: The rule in words, for the catalogue.
-        holds: Whether a value keeps it.
-    """
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def _is_version(value: Any) -> bool:
-    if not isinstance(value, str) or len(value) > _LONGEST_VERSION:
-        return False
-    return value in {UNKNOWN, *CHANNELS} or _VERSION.fullmatch(value) is not None
-
-
-def _is_uuid(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and str(uuid.UUID(value)) == value
-    except ValueError:
-        return False
-
-
-def between(low: int, high: int) -> Rule:
-    """The rule of a whole number from ``low`` to ``high``, both included."""
-    return Rule(f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
-
-
-Version = Annotated[str, Rule("a version such as 1.4.2, or `unknown`", _is_version)]
-Uuid = Annotated[str, Rule("a random UUID", _is_uuid)]
-Platform = Annotated[str, Rule("one of " + ", ".join(PLATFORMS) + ", `unknown`", {*PLATFORMS, UNKNOWN}.__contains__)]
-Count = Annotated[int, between(0, _MOST)]
+_TIME_BITS = (1 << 48) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +83,7 @@ class Event:
     os_release: Version
     python_version: Version
     app_version: Version
-    release: Version
+    release: Release
 
     def __init_subclass__(cls) -> None:
         # Called twice for a class with slots, which dataclass() makes anew: it is the same declaration.
@@ -121,42 +93,40 @@ class Event:
         former = _declared.get(cls.name)
         if former is not None and former.__qualname__ != cls.__qualname__:
             raise TypeError(f"{where}.name: {cls.name!r} is taken by {former.__module__}.{former.__qualname__}")
-        _rules_of(cls)
+        form_of(cls)
         _declared[cls.name] = cls
 
     def __post_init__(self) -> None:
-        for field, rule in rules(type(self)).items():
+        for field, rule in form_of(type(self)).items():
             value = getattr(self, field)
             if not rule.holds(value):
-                raise ValueError(f"{self.name}.{field}: {value!r} may not be sent; it takes {rule.words}")
+                raise ValueError(f"{self.name}.{field}: {value!r} may not be sent; expected {rule}")
 
 
 _declared: dict[str, type[Event]] = {}
 
 
-def _rules_of(kind: type[Event]) -> dict[str, Rule]:
+def form_of(kind: type[Event]) -> Form:
+    """Return the rule of each property of a kind of event.
+
+    Raises:
+        TypeError: A property could hold anything.
+    """
     where = f"{kind.__module__}.{kind.__qualname__}"
     try:
         hints = get_type_hints(kind, include_extras=True)
     except NameError as error:
         raise TypeError(f"{where}: {error}; import it at run time, outside `if TYPE_CHECKING`") from error
-    hints = {field: hint for field, hint in hints.items() if get_origin(hint) is not ClassVar}
-    found = {field: _rule_of(hint) for field, hint in hints.items()}
-    for field, rule in found.items():
-        if rule is None:
-            written = getattr(hints[field], "__name__", str(hints[field]))
-            raise TypeError(f"{where}.{field}: {written!r} could hold anything; it takes {_ALLOWED}")
-    return {field: rule for field, rule in found.items() if rule is not None}
-
-
-def _rule_of(hint: Any) -> Rule | None:
-    if hint is bool:
-        return Rule("true or false", lambda value: type(value) is bool)
-    if get_origin(hint) is Literal:
-        allowed: tuple[Any, ...] = get_args(hint)
-        words = "one of " + ", ".join(str(one) for one in allowed)
-        return Rule(words, lambda value: any(type(value) is type(one) and value == one for one in allowed))
-    return next((one for one in get_args(hint)[1:] if isinstance(one, Rule)), None)
+    form: Form = {}
+    for field, hint in hints.items():
+        if get_origin(hint) is ClassVar:
+            continue
+        rule = rule_of(hint)
+        if rule is None or not _NAME.fullmatch(field):
+            written = getattr(hint, "__name__", str(hint))
+            raise TypeError(f"{where}.{field}: {written!r} could hold anything; expected {ALLOWED}")
+        form[field] = rule
+    return form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +153,7 @@ class Heartbeat(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown(Event):
-    """The application stopped in good order: its last process is ending.
+    """The application stopped cleanly: its last process is ending.
 
     Attributes:
         total_runtime_hours: Whole hours from the application's start to its end.
@@ -214,12 +184,33 @@ PROTOCOL_REASONS: dict[str, str] = {
     "$ip": "PostHog would store the connection's address with the event; a text here prevents it.",
     "$ignore_sent_at": "Keeps the time as recorded, so that an event sent twice is the same event.",
 }
+ENVELOPE_REASONS: dict[str, str] = {
+    "api_key": "The project key: `telemetryApiKey`.",
+    "batch": "The events, all of one `distinct_id`.",
+    "sent_at": "When the request was made, in UTC.",
+}
+PATH = "/batch/"
+HEADERS: dict[str, str] = {
+    "User-Agent": f"lifebeat/{__version__}",
+    "Accept": "*/*",
+    "Accept-Encoding": "gzip, deflate",
+    "Connection": "close",
+    "Content-Type": "application/json",
+    "Content-Encoding": "gzip",
+}
 
 
-def rules(kind: type[Event]) -> dict[str, Rule]:
-    """The rule of each property of a kind of event, by its name."""
-    by_name = _rules_of(kind)
-    return {field.name: by_name[field.name] for field in dataclasses.fields(kind)}
+# Forms
+
+
+def kinds() -> list[type[Event]]:
+    """Return every kind of event that this process has declared, the shipped ones first."""
+    return list({kind.name: kind for kind in (*CATALOGUE, *_declared.values())}.values())
+
+
+def declared() -> dict[str, Form]:
+    """Return the form of every kind of event that this process has declared."""
+    return {kind.name: form_of(kind) for kind in kinds()}
 
 
 def check_names(kind: type[Event], given: Collection[str]) -> None:
@@ -228,39 +219,29 @@ def check_names(kind: type[Event], given: Collection[str]) -> None:
     Raises:
         TypeError: They are not.
     """
-    own = {name for name in rules(kind) if name not in rules(Event)}
+    own = form_of(kind).keys() - form_of(Event).keys()
     if own != set(given):
-        raise TypeError(f"the event {kind.name} was given {sorted(given)}; it takes {sorted(own)}")
+        raise TypeError(f"the event {kind.name} was given {sorted(given)}; expected {sorted(own)}")
 
 
-def declared(name: str) -> frozenset[str]:
-    """The properties that an event of that name may have; none for a name that nobody declared."""
-    kind = _declared.get(name)
-    return frozenset() if kind is None else frozenset(rules(kind)) | frozenset(PROTOCOL)
+def without_id(form: Form) -> Form:
+    """Return the form where no ID is sent: ``age`` in the place of ``instance_id``."""
+    return {("age" if name == "instance_id" else name): (AGE if name == "instance_id" else form[name]) for name in form}
+
+
+# Making an event
 
 
 def surroundings(settings: Settings, instance_id: str) -> dict[str, str]:
-    """The properties that every event has, as they are on this machine."""
-    app_version = clean_version(settings.app_version)
+    """Return the properties that every event has, as they are on this machine."""
     return {
         "instance_id": instance_id,
         "os_platform": next((name for name in PLATFORMS if sys.platform.startswith(name)), UNKNOWN),
         "os_release": _numbers(platform.release()),
         "python_version": clean_version(platform.python_version().rstrip("+")),
-        "app_version": app_version,
-        "release": clean_version(settings.release_version) if settings.release_version else app_version,
+        "app_version": clean_version(settings.app_version),
+        "release": clean_release(settings.release_version or settings.app_version, settings.app_name),
     }
-
-
-def clean_version(version: str | None) -> str:
-    """As much from the beginning of what a host calls its version as is one, else ``unknown``.
-
-    The words in a version are of a closed list: of ``1.4.2-acme`` and ``1.4.2+g3f2a1bc``, ``1.4.2`` is sent.
-    """
-    if version is None or (version not in CHANNELS and not _LIKE_A_VERSION.fullmatch(version)):
-        return UNKNOWN
-    ends = [len(version), *(found.start() for found in reversed([*re.finditer(r"[-+._]", version)]))]
-    return next((version[:end] for end in ends if _is_version(version[:end])), UNKNOWN)
 
 
 def _numbers(release: str) -> str:
@@ -269,27 +250,66 @@ def _numbers(release: str) -> str:
 
 
 def hours_and_days(span: timedelta) -> tuple[int, int]:
-    """Whole hours and whole days; none for a clock that went back."""
-    hours = min(max(span // timedelta(hours=1), 0), _MOST)
+    """Return whole hours and whole days, as many as an event can hold."""
+    hours = min(max(span // timedelta(hours=1), 0), 1_000_000)
     return hours, hours // 24
 
 
-def serialize(event: Event, moment: datetime) -> tuple[str, str]:
-    """The event as it goes over the wire, and its UUID; both are fixed here, once and for all."""
-    event_id = uuid7(moment)
-    body = {
-        "event": event.name,
-        "distinct_id": event.instance_id,
+def age_of(span: timedelta) -> str:
+    """Return an installation's age: its week, the first being 1, in four groups."""
+    week = max(span // timedelta(weeks=1), 0) + 1
+    return next((word for last, word in AGES.items() if week <= last), OLDEST)
+
+
+def serialize(event: Event, moment: datetime, event_id: str, *, age: str | None = None) -> dict[str, Any]:
+    """Return the event as it goes over the wire.
+
+    Args:
+        event: What happened.
+        moment: When; to the millisecond.
+        event_id: Its UUID, of that moment.
+        age: How old the installation is, in the place of its ID; ``None`` to send the ID.
+    """
+    own = dataclasses.asdict(event)
+    if age is not None:
+        own = {("age" if name == "instance_id" else name): own[name] for name in own} | {"age": age}
+    return wire(event.name, event.instance_id, own, moment, event_id)
+
+
+def wire(name: str, sent_as: str, own: dict[str, Any], moment: datetime, event_id: str) -> dict[str, Any]:
+    """Return the document that goes over the wire."""
+    return {
+        "event": name,
+        "distinct_id": sent_as,
         "uuid": event_id,
-        "timestamp": moment.astimezone(UTC).isoformat(timespec="milliseconds"),
-        "properties": {**dataclasses.asdict(event), **PROTOCOL},
+        "timestamp": timestamp(moment),
+        "properties": {**own, **PROTOCOL},
     }
-    return json.dumps(body), event_id
 
 
-def uuid7(moment: datetime) -> str:
-    """A UUID of version 7 for a moment, to the millisecond: PostHog wants its time to be the event's."""
-    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1) & (1 << 48) - 1
-    random = int.from_bytes(os.urandom(10))
-    value = milliseconds << 80 | 7 << 76 | (random >> 68) << 64 | 2 << 62 | random & (1 << 62) - 1
+def timestamp(moment: datetime) -> str:
+    """Return a moment as an event tells it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+def milliseconds(moment: datetime) -> int:
+    """Return a moment in milliseconds since the Unix epoch, in as many bits as a UUID of version 7 has for it."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1) & _TIME_BITS
+
+
+def uuid7(moment: datetime, *identity: str) -> str:
+    """Return a UUID of version 7 for a moment, to the millisecond: PostHog wants its time to be the event's.
+
+    Args:
+        moment: The moment.
+        identity: What makes this the same event whoever makes it; without it the UUID is random.
+    """
+    digest = hashlib.sha256("\n".join(identity).encode()).digest()[:10] if identity else os.urandom(10)
+    random = int.from_bytes(digest)
+    value = milliseconds(moment) << 80 | 7 << 76 | (random >> 68) << 64 | 2 << 62 | random & (1 << 62) - 1
     return str(uuid.UUID(int=value))
+
+
+def envelope(batch: list[Any], api_key: str, now: datetime) -> str:
+    """Return the body of a request: events, and what goes around them."""
+    return json.dumps({"batch": batch, "sent_at": now.isoformat(), "api_key": api_key})

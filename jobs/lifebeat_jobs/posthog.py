@@ -1,4 +1,4 @@
-"""One batch to PostHog and back: the SDK's own wire call, over a session of our own.
+"""One batch to PostHog and back, over a session of our own.
 
 An SDK ``Client`` would add properties, take the host's context along, read ``~/.netrc`` and wait without a bound.
 Importing this module imports the SDK; it is imported when there is something to send.
@@ -6,57 +6,80 @@ Importing this module imports the SDK; it is imported when there is something to
 
 from __future__ import annotations
 
+import gzip
+import http.client
 import inspect
+import io
 import json
-import re
+import os
+import socket
+import ssl
 import threading
 import time
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3.exceptions as below
 from posthog import request
+from requests.structures import CaseInsensitiveDict
 
-from lifebeat_jobs.connections import Adapter, Connections
-from lifebeat_jobs.delivery import OK, Answer
-from lifebeat_jobs.privacy import Machine, leak_in
+from lifebeat.storage import threads
+from lifebeat_jobs import answers, events
+from lifebeat_jobs.answers import Answer
+from lifebeat_jobs.connections import Adapter, Connections, CutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
 sdk: Any = request  # what it holds has changed over the versions, and so have its types
 CONNECT_TIMEOUT = 10.0
-REDIRECTED = range(300, 400)
-_PATH = "/batch/"
+LOOK = 0.5
 _MOST_READ = 1 << 16
-_ENVELOPE = frozenset({"api_key", "batch", "sent_at", "sentAt"})
-_HEADERS = frozenset(
-    {"user-agent", "accept", "accept-encoding", "connection", "content-type", "content-encoding", "content-length"}
-)
-_WHAT_TO_DO = {
-    401: "; is telemetryApiKey right?",
-    403: "; is telemetryApiKey right?",
-    404: "; is telemetryHost right?",
+_ENVELOPE = {"api_key", "batch", "sent_at"}
+_WITHHELD = Answer(None, "cut off: telemetry was turned off meanwhile", withheld=True)
+_CERTIFICATE_FAULTS = {  # by OpenSSL's number; its text holds the host's name
+    10: "it has expired",
+    18: "nobody signed it",
+    19: "nobody signed it",
+    20: "its issuer is not known here",
+    62: "it is another host's",
+    64: "it is another host's",
 }
+# Of the innermost error the first kind that it is; no text of an error is repeated: it can hold a proxy's password.
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLError, "the TLS handshake failed"),
+    (socket.gaierror, "the host name cannot be looked up"),
+    (ConnectionRefusedError, "the connection was refused"),
+    (ConnectionError, "the connection was reset"),
+    (TimeoutError, "no answer in time"),
+    (below.TimeoutError, "no answer in time"),
+    (requests.exceptions.InvalidSchema, "a proxy of this kind cannot be used; look at http_proxy and https_proxy"),
+    (requests.exceptions.InvalidURL, "telemetryHost or a proxy's URL is malformed"),
+    (below.LocationValueError, "telemetryHost or a proxy's URL is malformed"),
+    (UnicodeError, "telemetryHost or a proxy's URL is malformed"),
+    (MemoryError, "there is no memory left"),
+    (below.HTTPError, "what answers does not speak HTTP"),
+    (http.client.HTTPException, "what answers does not speak HTTP"),
+    (OSError, "the connection failed"),
+)
 
 
 class Refused(requests.RequestException):
-    """The request holds what must not leave; it did not."""
+    """The request is not the declared one; it did not leave."""
 
 
 class Session(requests.Session):
     """Sends what it is given and nothing else: no credentials of ``~/.netrc``, no cookies, no redirects.
 
     Args:
-        batch: The recorded events, as the text of a JSON array.
+        batch: The recorded events.
         connections: Where its connections are made.
     """
 
-    def __init__(self, batch: str, connections: Connections) -> None:
+    def __init__(self, batch: list[Any], connections: Connections) -> None:
         super().__init__()
         self.answer: Answer | None = None
         self.auth = lambda request: request  # an own auth keeps requests from looking into ~/.netrc
@@ -66,101 +89,92 @@ class Session(requests.Session):
         self.mount("http://", Adapter(connections))
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        self._look_at(request)
-        for name in [name for name in request.headers if name.lower() not in _HEADERS]:
-            del request.headers[name]
+        """Send a request with the declared headers, if its body is the declared one."""
+        data: Any = request.body
+        if not self._is_declared(data, zipped=request.headers.get("Content-Encoding") == "gzip"):
+            raise Refused
+        request.headers = CaseInsensitiveDict({**events.HEADERS, "Content-Length": str(len(data))})
         kwargs["stream"] = True
         response = super().send(request, **kwargs)
         with response:
-            body = _beginning(response) if response.status_code == OK else b""
-        self.answer = _answer(response, body)
-        return _told(response, body)
+            body = _beginning(response) if response.status_code == answers.OK else b""
+        self.answer = answers.read(response.status_code, response.headers, body, response.url)
+        given = requests.Response()  # what the SDK is given has nothing more to be read from the network
+        given.status_code, given.raw = response.status_code, io.BytesIO(body)
+        return given
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - its signature
-        """Nowhere: a redirect would repeat the body to whatever host it names."""
+        """Return nowhere: a redirect would repeat the body to whatever host it names."""
         return None
 
-    def _look_at(self, request: requests.PreparedRequest) -> None:
-        import gzip
-
-        data: Any = request.body
-        text = (gzip.decompress(data) if request.headers.get("Content-Encoding") == "gzip" else data).decode()
-        envelope = text.replace(f'"batch": {self._batch}', '"batch": null', 1)
-        sent = json.loads(envelope)
-        is_as_recorded = envelope != text or sent["batch"] == json.loads(self._batch)
-        if set(sent) - _ENVELOPE or not is_as_recorded:
-            raise Refused("the PostHog SDK changed the events")
+    def _is_declared(self, data: Any, *, zipped: bool) -> bool:
+        sent = json.loads(gzip.decompress(data)) if zipped else None
+        return sent is not None and sent.keys() == _ENVELOPE and sent["batch"] == self._batch
 
 
 class Post:
-    """One request under way in a daemon thread, so that no wait is longer than whoever waits wants it to be."""
+    """One request under way in a daemon thread, so that no wait is longer than whoever waits wants it to be.
 
-    def __init__(self, events: Sequence[str], *, api_key: str, host: str, machine: Machine, timeout: float) -> None:
+    Args:
+        bodies: The events, as they were recorded.
+        api_key: The project key.
+        host: The PostHog.
+        may_leave: Returns whether telemetry may send now: asked before the bytes leave, and while an answer is awaited.
+        timeout: For how many seconds somebody will wait.
+    """
+
+    def __init__(
+        self, bodies: Sequence[str], *, api_key: str, host: str, may_leave: Callable[[], bool], timeout: float
+    ) -> None:
         self._answer = Answer(None, "the request broke off")
         self._done = threading.Event()
-        self._connections = Connections()
-        self._batch = f"[{', '.join(events)}]"
-        self._machine = machine
-        self._session = Session(self._batch, self._connections)
-        timeouts = (min(timeout, CONNECT_TIMEOUT), timeout)
-        call = partial(_wire_call(self._session), api_key, host, gzip=True, timeout=timeouts)
-        thread = threading.Thread(target=self._run, args=(call,), name="lifebeat-post", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, and whoever does it waits no longer than it wants to
-            self._run(call)
+        self._may_leave = may_leave
+        self._connections = Connections(may_leave)
+        batch = [json.loads(body) for body in bodies]
+        self._session = Session(batch, self._connections)
+        post = _sdk_post if "session" in inspect.signature(sdk.post).parameters else _post
+        self._call = partial(post, self._session, batch, api_key, host, (min(timeout, CONNECT_TIMEOUT), timeout))
+        if not threads.start("post", self._run):  # the interpreter is ending: what waits is on disk
+            self._answer = Answer(None, "no thread could be started")
+            self._done.set()
 
     def wait(self, timeout: float) -> Answer:
-        """The answer, or after ``timeout`` seconds that there was none, and the connection is cut."""
-        if self._done.wait(max(timeout, 0)):
-            return self._answer
-        self._connections.cut()
-        return Answer(None, f"no answer within {max(timeout, 0):.1f} s")
+        """Return the answer; cut the connection when there is none in time, or when nothing may be sent any more."""
+        until = time.monotonic() + timeout
+        while not self._done.wait(max(min(until - time.monotonic(), LOOK), 0)):
+            if not self._may_leave():
+                self._connections.cut()
+                return _WITHHELD
+            if time.monotonic() >= until:
+                self._connections.cut()
+                return Answer(None, f"no answer within {max(timeout, 0):.1f} s")
+        return self._answer
 
-    def _run(self, call: Callable[..., Any]) -> None:
+    def _run(self) -> None:
         try:
-            self._answer = self._look_and_ask(call)
+            self._call()
+        except Exception as error:  # noqa: BLE001 - whatever is raised is an answer, never the host's concern
+            self._answer = self._session.answer or _answer_to(error)
+        else:
+            self._answer = self._session.answer or Answer(None, "the PostHog SDK sent nothing")
         finally:
             self._session.close()
             self._connections.close()
             self._done.set()
 
-    def _look_and_ask(self, call: Callable[..., Any]) -> Answer:
-        """Look at the events once more, and send them; the session sees to it that just these leave."""
-        try:
-            events = json.loads(self._batch)
-        except ValueError:
-            return Answer(None, "not sent: it is damaged", refused=True)
-        leak = leak_in(events, self._machine)
-        if leak is not None:
-            return Answer(None, f"not sent: {leak}", refused=True)
-        return _ask(partial(call, batch=events), self._session)
+
+def _sdk_post(session: Session, batch: list[Any], api_key: str, host: str, timeout: Any) -> None:
+    sdk.batch_post(api_key, host, gzip=True, timeout=timeout, batch=batch, session=session)
 
 
-def _ask(call: Callable[[], Any], session: Session) -> Answer:
-    try:
-        call()
-    except Refused as refused:
-        return Answer(None, f"not sent: {refused}")
-    except Exception as error:  # noqa: BLE001 - whatever the SDK raises is an answer, never the host's concern
-        return session.answer or Answer(None, _reason(error))
-    return session.answer or Answer(None, "the PostHog SDK sent nothing")
-
-
-def _answer(response: requests.Response, body: bytes) -> Answer:
-    status = response.status_code
-    words = f"HTTP {status}"
-    if status == OK:
-        if _is_json(body):
-            return Answer(status, "delivered", delivered=True)
-        return Answer(status, f"{words}, but the answer is not PostHog's; is telemetryHost right, and is this online?")
-    if status in REDIRECTED:
-        words += f", redirected to {_target(response)}, which is not followed; set telemetryHost to that"
-    return Answer(status, words + _WHAT_TO_DO.get(status, ""), retry_after=_seconds(response.headers))
+def _post(session: Session, batch: list[Any], api_key: str, host: str, timeout: Any) -> None:
+    """Do what the SDK does, where the SDK cannot be given a session."""
+    data = gzip.compress(events.envelope(batch, api_key, datetime.now(UTC)).encode())
+    session.post(host.rstrip("/") + events.PATH, data=data, headers={"Content-Encoding": "gzip"}, timeout=timeout)
 
 
 def _beginning(response: requests.Response) -> bytes:
-    """As much of the body as an answer of PostHog's may have, however much more there is."""
+    """Return as much of the body as an answer of PostHog's may have, however much more there is."""
     read = b""
     for part in response.iter_content(_MOST_READ):
         read += part
@@ -169,77 +183,28 @@ def _beginning(response: requests.Response) -> bytes:
     return read
 
 
-def _is_json(body: bytes) -> bool:
-    try:
-        json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _told(response: requests.Response, body: bytes) -> requests.Response:
-    """What the SDK is given of an answer, with nothing more to be read from the network."""
-    import io
-
-    told = requests.Response()
-    told.status_code, told.headers, told.raw = response.status_code, response.headers, io.BytesIO(body)
-    return told
-
-
-def _target(response: requests.Response) -> str:
-    """Where a redirect leads, as ``telemetryHost`` would say it."""
-    try:
-        parts = urlsplit(urljoin(response.url, response.headers.get("Location", "")))
-        port = "" if parts.port is None else f":{parts.port}"
-    except ValueError:
-        return "nowhere"
-    target = f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/').removesuffix(_PATH.rstrip('/'))}"
-    return target if re.fullmatch(r"[\x21-\x7e]{1,200}", target) else "nowhere"
-
-
-def _seconds(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` in seconds from now: it is a number, or a date by the server's clock."""
-    asked = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(?:\.\d*)?", asked):
-        return float(asked)
-    until = _moment(asked)
-    if until is None:
-        return None
-    now = _moment(headers.get("Date", ""))
-    return max(until - (time.time() if now is None else now), 0.0)
-
-
-def _moment(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost reason in a few words, without addresses of objects and without a traceback."""
+def _answer_to(error: BaseException) -> Answer:
     chain = [error]
     while (deeper := _deeper(chain[-1])) is not None and deeper not in chain:
         chain.append(deeper)
-    inner: Any = chain[-1]
-    told = getattr(inner, "verify_message", None)
-    words = f"the certificate was not accepted: {told}" if told else getattr(inner, "strerror", None)
-    if words is None and not isinstance(inner, (TimeoutError, requests.RequestException)):
-        words = " ".join(str(inner).split())[:200]
-    return ": ".join(dict.fromkeys([type(error).__name__, words or type(inner).__name__]))
+    if any(isinstance(one, CutError) for one in chain):
+        return _WITHHELD
+    if isinstance(error, Refused):
+        return Answer(None, "not sent: the PostHog SDK changed the events")
+    reasons = (words for one in reversed(chain) for kind, words in _REASONS if isinstance(one, kind))
+    return Answer(None, next(reasons, "the request failed") + _details(chain))
+
+
+def _details(chain: list[BaseException]) -> str:
+    """Return what is known besides, by numbers: the operating system's word, the certificate's fault, a proxy."""
+    inner = chain[-1]
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f": the certificate was not accepted, {_CERTIFICATE_FAULTS.get(inner.verify_code, 'it is not valid')}"
+    through = " (through a proxy)" if any(isinstance(one, requests.exceptions.ProxyError) for one in chain) else ""
+    number = inner.errno if type(inner) is OSError else None
+    return (f": {os.strerror(number)}" if number else "") + through
 
 
 def _deeper(error: BaseException) -> BaseException | None:
     candidates = (getattr(error, "reason", None), error.__cause__, *error.args)
     return next((one for one in candidates if isinstance(one, BaseException)), None)
-
-
-def _wire_call(session: requests.Session) -> Callable[..., Any]:
-    """The SDK's ``batch_post`` over our session."""
-    if "session" in inspect.signature(sdk.post).parameters:
-        return partial(sdk.batch_post, session=session)
-    # SDKs before 7.14 reach for their module's session. Copies of the two functions that see ours in its place leave
-    # the module, which the host may be using too, as it is.
-    names: dict[str, Any] = {**vars(sdk), "_session": session}
-    names["post"] = FunctionType(sdk.post.__code__, names, "post", sdk.post.__defaults__)
-    return FunctionType(sdk.batch_post.__code__, names, "batch_post", sdk.batch_post.__defaults__)

@@ -1,4 +1,4 @@
-"""The last look before anything leaves: the serialized bytes must not hold what points to a machine or a person."""
+"""The last look before an event leaves: it is of a declared form, and points to no machine and to no person."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ import ipaddress
 import json
 import os
 import re
+import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from lifebeat_jobs.events import CHANNELS, PLATFORMS, VERSION_WORDS, declared
+from lifebeat_jobs import events
+from lifebeat_jobs.rules import CHANNELS, PLATFORMS, VERSION_WORDS, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_Json: TypeAlias = "dict[str, _Json] | list[_Json] | str | float | None"
+    from lifebeat_jobs.rules import Form
+
 SHORTEST = 4
 _COMMON_WORDS = (
     "root admin administrator user users guest nobody daemon host hostname localhost local localdomain server "
     "client node main test testing prod production staging development desktop laptop computer machine home "
     "linux ubuntu debian fedora alpine arch centos rocky windows macos darwin docker podman container "
     "kubernetes python python3 service system runner worker default unknown posthog lifebeat data config http "
-    "https true false null "
+    "https true false null app apps application api web website backend frontend postgres postgresql mysql mariadb "
+    "redis mongo mongodb sqlite nginx apache database jobs backup import export report cron scheduler heartbeat "
+    "startup shutdown release version sync batch"
 )
 COMMON = frozenset(_COMMON_WORDS.split()) | {*PLATFORMS, *CHANNELS}
-ENVELOPE = frozenset({"event", "distinct_id", "uuid", "timestamp", "properties"})
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _EMAIL = re.compile(r"[^\s@]@[^\s@]")
 _MAC = re.compile(r"\b[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}\b")
 _ADDRESS = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])|(?<![0-9a-f])[0-9a-f]{0,4}:[0-9a-f.:]*")
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.ASCII)  # every event has one
 _OF_VERSIONS = re.compile(rf"(?:{VERSION_WORDS})[.-]?\d*")
 _NOBODYS = frozenset({"", "00:00:00:00:00:00", "::", "::1", "0.0.0.0", "127.0.0.1"})  # noqa: S104 - nothing is bound
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", re.ASCII)
+_PROTECTING = {"$geoip_disable", "$process_person_profile", "$ip"}  # what PostHog must be told, whatever else is
+_SHIPPED = frozenset(kind.name for kind in events.CATALOGUE)
+_is_id = Rule("uuid").holds
 _MOST_READ = 1 << 20
-_REMEMBERED = 4096  # texts, and none that is long
-_LONGEST_REMEMBERED = 200
 _COLONS = (6, 7)  # in an IPv6 address that leaves nothing out
 _DOCUMENTATION = ("192.0.2.1", 9)  # an address that belongs to nobody
 
@@ -55,7 +61,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """What there is to find out about this machine without asking the network."""
+    """Return what there is to find out about this machine without asking the network."""
     import socket
 
     host = socket.gethostname()
@@ -67,7 +73,7 @@ def this_machine() -> Machine:
 
 
 def _user_names() -> Iterator[str]:
-    """Who runs this, by the system and by the environment, which need not agree."""
+    """Yield who runs this, by the system and by the environment, which need not agree."""
     with contextlib.suppress(ImportError, KeyError):  # a user without an entry has no name
         import pwd
 
@@ -97,85 +103,110 @@ def _read(path: Path) -> str:
         return ""
 
 
-def leak_in_event(body: str, machine: Machine) -> str | None:
-    """Why an event that was just made may not leave; ``None`` if it may."""
-    event: Any = json.loads(body)
-    return _undeclared(event) or leak_in(event, machine)
+def why_withheld(text: str, forms: Mapping[str, Sequence[Form]], machine: Machine) -> str | None:
+    """Return why an event may not leave, in words that hold nothing of it; ``None`` if it may.
 
+    It has to be of a declared form; and what is open in it, versions and the names that a host chose, is searched.
 
-def leak_in_body(body: str, machine: Machine) -> str | None:
-    """Why an event that was recorded earlier may not leave; ``None`` if it may.
-
-    Another process may have declared it, so its keys are not looked at again.
+    Args:
+        text: The event as it would go over the wire.
+        forms: The declared forms.
+        machine: What must not leave.
     """
     try:
-        return leak_in(json.loads(body), machine)
+        body: Any = json.loads(text)
     except ValueError:
         return "it is damaged"
+    return _fault(body, forms) or leak_in(_open_texts(body, forms), machine)
 
 
-def leak_in(document: Any, machine: Machine) -> str | None:
-    """What of this machine or of a person a JSON document holds, in words that do not hold it; ``None`` for nothing.
+def _fault(body: Any, forms: Mapping[str, Sequence[Form]]) -> str | None:
+    """Return why an event may not leave: it is not of a declared form. ``None`` if it is.
 
-    Names of events and of properties are not looked at: which there are is settled when an event is made.
+    Args:
+        body: The event as it would go over the wire.
+        forms: The forms that are declared, by the event's name.
     """
-    global _look  # noqa: PLW0603 - to find it by the machine's value would take longer than the look
-    known = _look
-    if known is None or known.machine is not machine:
-        known = _look = _Look(machine)
-    return known.leak_in([document])
+    if not _is_object(body) or body.keys() != {"event", "distinct_id", "uuid", "timestamp", "properties"}:
+        return "it has not the keys of an event"
+    known = forms.get(str(body["event"]), ())
+    if not known:
+        return "it is of no declared event"
+    if not _is_at_its_moment(body["uuid"], body["timestamp"]):
+        return "its uuid and timestamp do not fit"
+    properties = body["properties"]
+    if not _is_object(properties) or not any(_has_form(properties, form) for form in known):
+        return "its properties are not the declared ones"
+    if body["distinct_id"] != properties.get("instance_id", body["distinct_id"]) or not _is_id(body["distinct_id"]):
+        return "its distinct_id is not its instance_id"
+    return None
 
 
-class _Look:
-    """What must not leave of a machine, made ready to look for. A text that most events hold is looked at once."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self._macs = frozenset(mac.replace(":", "") for mac in machine.addresses if _MAC.fullmatch(mac))
-        self._names = [(what, _pattern(name)) for what, name in machine.names if _is_telling(name)]
-        self._harmless: set[str] = set()
-
-    def leak_in(self, values: Iterable[_Json]) -> str | None:
-        harmless = self._harmless
-        for value in values:
-            leak = None
-            if isinstance(value, str):
-                if value not in harmless:
-                    leak = self._leak_in_new(value)
-            elif isinstance(value, dict):
-                named = [one for name, one in value.items() if name != "event"] if "event" in value else value.values()
-                leak = self.leak_in(named)
-            elif isinstance(value, list):
-                leak = self.leak_in(value)
-            if leak is not None:
-                return leak
-        return None
-
-    def _leak_in_new(self, text: str) -> str | None:
-        leak = self._leak_in(text)
-        if leak is None and len(text) <= _LONGEST_REMEMBERED:
-            if len(self._harmless) >= _REMEMBERED:
-                self._harmless.clear()
-            self._harmless.add(text)
-        return leak
-
-    def _leak_in(self, text: str) -> str | None:
-        if _MOMENT.fullmatch(text):
-            return None
-        text = text.lower()
-        if _UUID.fullmatch(text):  # every event has some: nothing fits into one but the end of a UUID of version 1
-            return "it holds a MAC address" if text[-12:] in self._macs else None
-        if _EMAIL.search(text):
-            return "it holds an e-mail address"
-        if _MAC.search(text) or any(mac in text for mac in self._macs):
-            return "it holds a MAC address"
-        if any(_shortest(word) in self.machine.addresses for word in _ADDRESS.findall(text)):
-            return "it holds an address of this machine"
-        seen = _UUID.sub(" ", text)
-        return next((f"it holds {what}" for what, pattern in self._names if pattern.search(seen)), None)
+def _open_texts(body: dict[str, Any], forms: Mapping[str, Sequence[Form]]) -> Iterator[str]:
+    """Yield what is open in an event: IDs, versions, and the names that a host gave to the event and its properties."""
+    yield body["distinct_id"]
+    properties = body["properties"]
+    for form in forms[body["event"]]:
+        yield from (
+            properties[name]
+            for name, rule in form.items()
+            if rule.kind in {"uuid", "version", "release"} and isinstance(properties.get(name), str)
+        )
+    if body["event"] not in _SHIPPED:
+        yield body["event"]
+        yield from properties.keys() - events.form_of(events.Event).keys() - events.PROTOCOL.keys()
 
 
-_look: _Look | None = None
+def _has_form(properties: dict[str, Any], form: Form) -> bool:
+    protocol = {name: value for name, value in properties.items() if name.startswith("$")}
+    own = {name: value for name, value in properties.items() if name not in protocol}
+    return (
+        own.keys() == form.keys()
+        and all(rule.holds(own[name]) for name, rule in form.items())
+        and _is_protocol(protocol)
+    )
+
+
+def _is_protocol(found: dict[str, Any]) -> bool:
+    expected = {name: value for name, value in events.PROTOCOL.items() if name in found or name in _PROTECTING}
+    if "$lib_version" in expected and Rule("version").holds(found["$lib_version"]):
+        expected["$lib_version"] = found["$lib_version"]  # an earlier Lifebeat may have recorded it
+    return json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True)
+
+
+def _is_at_its_moment(event_id: Any, stamp: Any) -> bool:
+    if not _is_id(event_id) or not isinstance(stamp, str) or not _MOMENT.fullmatch(stamp):
+        return False
+    try:
+        made_at = events.milliseconds(datetime.fromisoformat(stamp))
+    except ValueError:
+        return False
+    made = uuid.UUID(event_id)
+    return (made.version, made.int >> 80) == (7, made_at)
+
+
+def _is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def leak_in(texts: Iterable[str], machine: Machine) -> str | None:
+    """Return what of this machine or of a person texts hold, in words that do not hold it; ``None`` for nothing."""
+    macs = [mac.replace(":", "") for mac in machine.addresses if _MAC.fullmatch(mac)]
+    names = [(what, _pattern(name)) for what, name in machine.names if _is_telling(name)]
+    for text in dict.fromkeys(text.lower() for text in texts):
+        if _UUID.fullmatch(text):  # nothing fits into one but the end of a UUID of version 1
+            found = "a MAC address" if text[-12:] in macs else None
+        elif _EMAIL.search(text):
+            found = "an e-mail address"
+        elif _MAC.search(text) or any(mac in text for mac in macs):
+            found = "a MAC address"
+        elif any(_shortest(word) in machine.addresses for word in _ADDRESS.findall(text)):
+            found = "an address of this machine"
+        else:
+            found = next((what for what, pattern in names if pattern.search(text)), None)
+        if found is not None:
+            return f"it holds {found}"
+    return None
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -193,12 +224,7 @@ def _shortest(address: str) -> str:
 
 
 def _is_telling(name: str) -> bool:
-    """Whether a name points to anybody: not if it is short, a number, or one that thousands have."""
+    """Return whether a name points to anybody: not if it is short, a number, or one that thousands have."""
     word = name.strip("/").lower()
     common = word in COMMON or _OF_VERSIONS.fullmatch(word) or not re.search("[^\\W\\d_]", word)
     return len(word) >= SHORTEST and not common
-
-
-def _undeclared(event: Any) -> str | None:
-    foreign = (set(event) - ENVELOPE) | (set(event["properties"]) - declared(event["event"]))
-    return f"it holds undeclared keys: {', '.join(sorted(foreign))}" if foreign else None

@@ -1,4 +1,4 @@
-"""The three jobs: read the merged settings, build the event, put it in the outbox; and what hosts and commands ask for.
+"""The three jobs: build the event, put it in the outbox, deliver; and what hosts and commands ask for.
 
 A host's own job function that has a parameter named ``context`` may record an event that the host has declared::
 
@@ -9,10 +9,8 @@ A host's own job function that has a parameter named ``context`` may record an e
 
 from __future__ import annotations
 
-import contextlib
-import random
+import json
 import time
-import uuid
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from lifebeat import installation
 from lifebeat.errors import LifebeatError
 from lifebeat.storage import state_dir as statedir
-from lifebeat_jobs import boot, events, privacy
+from lifebeat_jobs import agreement, description, events, identity, privacy
+from lifebeat_jobs.log import INFO, WARNING, say
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
@@ -29,21 +28,47 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lifebeat.context import JobContext
-    from lifebeat.settings.table import Settings
 
 FILE_NAME = "outbox.sqlite3"
 DELIVERY = "telemetry:delivery"  # no job in a job file can have that ID
 SETTLING = timedelta(milliseconds=150)  # of the time for the last flush, kept for writing down what came of it
+ON_TIME = timedelta(minutes=1)
 _POLL = 0.02
 _memory: dict[Path, Outbox] = {}
 
 
+# The jobs
+
+
 def startup(context: JobContext) -> None:
-    """The application started."""
-    if _record(context, events.Startup, {}, context.instant):
-        with contextlib.suppress(OutboxUnavailable):  # a full disk; what it has is delivered at once then
-            boot.started(open_outbox(context), boot.boot_id(), context.clock.time(), draw=random.random)
+    """Record that the application started, and deliver."""
+    _record(context, events.Startup, {}, context.instant)
     _deliver_in_background(context)
+
+
+def heartbeat(context: JobContext) -> None:
+    """Record that the application is running, and deliver.
+
+    A heartbeat is its instant's: whoever tells it, of whatever process, it is the same event. One that is made up for
+    later tells what was so then.
+    """
+    hours, days = events.hours_and_days(context.uptime)
+    now = _now(context)
+    on_time = abs(now - context.instant) <= ON_TIME
+    more = {"uptime_hours": hours, "uptime_days": days}
+    _record(context, events.Heartbeat, more, context.instant if on_time else now, merges=on_time)
+    _deliver_in_background(context)
+
+
+def shutdown(context: JobContext) -> None:
+    """Record that the application stopped, and deliver what waits within the time there is."""
+    deadline = _deadline(context)
+    hours, days = events.hours_and_days(context.uptime)
+    more = {"total_runtime_hours": hours, "total_runtime_days": days}
+    try:
+        _record(context, events.Shutdown, more, context.instant)
+    finally:  # a full disk keeps no event, but what it has can be delivered
+        _flush(context, deadline, all_waiting=False)
 
 
 def record(context: JobContext, kind: type[events.Event], **properties: Any) -> bool:
@@ -56,7 +81,7 @@ def record(context: JobContext, kind: type[events.Event], **properties: Any) -> 
 
     Returns:
         Whether it was recorded: not while telemetry is off, nor where nothing can be kept, nor with a value that may
-        not be sent, which the log then says.
+        not be sent, nor before the installation has agreed to it, which the log then says.
 
     Raises:
         TypeError: The class has no such properties, or others too.
@@ -65,41 +90,70 @@ def record(context: JobContext, kind: type[events.Event], **properties: Any) -> 
     try:
         recorded = _record(context, kind, properties, _now(context))
     except (ValueError, LifebeatError) as error:
-        context.logger.warning("the event %s was not recorded: %s", kind.name, error)
+        say(context.logger, "the event %s was not recorded: %s", kind.name, error)
         return False
     _deliver_in_background(context)
     return recorded
 
 
-def heartbeat(context: JobContext) -> None:
-    """The application is running."""
-    now = _now(context)
-    hours, days = events.hours_and_days(now - context.started_at)
-    _record(context, events.Heartbeat, {"uptime_hours": hours, "uptime_days": days}, now)
-    _deliver_in_background(context)
+def _record(
+    context: JobContext, kind: type[events.Event], more: dict[str, Any], moment: datetime, *, merges: bool = False
+) -> bool:
+    settings = context.read_settings()
+    if not context.read_consent().is_on:
+        return False
+    outbox = open_outbox(context, create=True)
+    own_id = context.instance_id or installation.make_id(settings, context.config_dir, context.state_dir)
+    if own_id is None:
+        if outbox.note_once("no-id", str(context.clock.time())):
+            say(context.logger, "telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
+        return False
+    _begin(context, outbox)
+    machine = privacy.this_machine()
+    sent_as = identity.sender(settings, outbox, own_id, moment)
+    event = kind(**description.surroundings(settings, sent_as, machine), **more)
+    merges = merges and identity.mode_of(settings) != identity.NONE
+    event_id = events.uuid7(moment, *([sent_as, event.name, events.timestamp(moment)] if merges else []))
+    age = identity.age(settings, outbox, context.clock)
+    return _keep(context, outbox, events.serialize(event, moment, event_id, age=age), machine)
 
 
-def shutdown(context: JobContext) -> None:
-    """The application stopped: say so, and deliver what waits within the time there is."""
-    deadline = _deadline(context)
-    hours, days = events.hours_and_days(context.instant - context.started_at)
-    spans = {"total_runtime_hours": hours, "total_runtime_days": days}
-    try:
-        _record(context, events.Shutdown, spans, context.instant)
-    finally:  # a full disk keeps no event, but what it has can be delivered
-        _flush(context, deadline, all_waiting=False)
+def _begin(context: JobContext, outbox: Outbox) -> None:
+    """Say once per installation, before anything is collected, what is sent, where to, and how to stop it."""
+    if outbox.note("notice") is not None:
+        return
+    identity.begin(outbox, context.clock)
+    agreement.agree(outbox, context.read_settings())
+    if outbox.note_once("notice", str(context.clock.time())):
+        logger = context.logger
+        # A host without a log configuration shows warnings only, and this line must be seen.
+        level = INFO if logger.isEnabledFor(INFO) and logger.hasHandlers() else WARNING
+        say(logger, "%s", description.notice(context), level=level)
 
 
-def leaving(context: JobContext) -> None:
-    """This process stops and others go on, on machines that may not have its disk: deliver what is due, within time."""
-    _flush(context, _deadline(context), all_waiting=False)
-
-
-def _deadline(context: JobContext) -> float | None:
-    if context.timeout is None:
-        return None
-    sending = max(context.timeout - SETTLING, context.timeout / 2)
-    return context.clock.monotonic() + sending.total_seconds()
+def _keep(context: JobContext, outbox: Outbox, made: dict[str, Any], machine: privacy.Machine) -> bool:
+    name, event_id = made["event"], made["uuid"]
+    body = agreement.permit(outbox, context.read_settings(), made)
+    if body != made and outbox.note_once(f"new fields of {agreement.version(context.settings)}", ""):
+        say(
+            context.logger,
+            "this version would send more (%s) than this installation has agreed to, and sends only that. "
+            "See it: %s. Agree: %s",
+            ", ".join(agreement.named(agreement.unaccepted(outbox, context.read_settings()))),
+            description.command(context, "describe"),
+            description.command(context, "accept"),
+        )
+    if body is None:
+        return False
+    agreement.remember_form(outbox, body)
+    text = json.dumps(body)
+    reason = privacy.why_withheld(text, agreement.known_forms(outbox), machine)
+    if reason is None:
+        outbox.record(event_id, name, text)
+    else:
+        outbox.suppressed(event_id, name, text, reason)
+        say(context.logger, "the event %s was blocked by the privacy check: %s (see: lifebeat log)", name, reason)
+    return reason is None
 
 
 def _now(context: JobContext) -> datetime:
@@ -108,51 +162,11 @@ def _now(context: JobContext) -> datetime:
     return to_datetime(int(context.clock.time() * SECOND))
 
 
-def _record(context: JobContext, kind: type[events.Event], more: dict[str, Any], moment: datetime) -> bool:
-    settings = context.read_settings()
-    if not settings.enabled:
-        return False
-    outbox = open_outbox(context, create=True)
-    _give_notice(context, outbox, settings)
-    instance_id = installation.make_id(settings, context.config_dir, context.state_dir)
-    if instance_id is None:
-        if outbox.note_once("no-id", str(context.clock.time())):
-            context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
-        return False
-    event = kind(**events.surroundings(settings, instance_id), **more)
-    body, event_id = events.serialize(event, moment)
-    leak = privacy.leak_in_event(body, privacy.this_machine())
-    if leak is None:
-        outbox.record(event_id, event.name, body)
-    else:
-        outbox.suppressed(event_id, event.name, body, leak)
-        context.logger.warning("the event %s was not let out: %s (see: lifebeat log)", event.name, leak)
-    return leak is None
-
-
-def _give_notice(context: JobContext, outbox: Outbox, settings: Settings) -> None:
-    """Say once per installation, before anything is collected, what is sent, where to, and how to stop it."""
-    if not outbox.note_once("notice", str(context.clock.time())):
-        return
-    shown = context.logger.isEnabledFor(20) and context.logger.hasHandlers()
-    context.logger.log(
-        20 if shown else 30,  # a host without a log configuration shows warnings only, and this line must be seen
-        "%s sends anonymous telemetry (start, heartbeat every %s, stop) to %s. See it: lifebeat preview. "
-        "Turn it off: lifebeat setconfig telemetryEnabled false, or TELEMETRY_ENABLED=false, or DO_NOT_TRACK=1.",
-        settings.app_name or "This application",
-        _spoken(settings),
-        settings.host,
-    )
-
-
-def _spoken(settings: Settings) -> str:
-    from lifebeat.text.durations import format_duration
-
-    return format_duration(settings.heartbeat_interval)
+# Delivering
 
 
 def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
-    """The outbox of this installation; in memory only where no directory can be written.
+    """Return the outbox of this installation; in memory only where no directory can be written.
 
     Raises:
         OutboxUnavailable: Its directory cannot be made.
@@ -163,7 +177,7 @@ def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
         bytes=settings.outbox_bytes,
         age=settings.outbox_age.total_seconds(),
     )
-    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(context.logger.warning, "%s"))
+    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(say, context.logger, "%s"))
     if context.state_dir is None:
         return _memory.setdefault(context.config_dir, make(None))
     if create:
@@ -175,31 +189,36 @@ def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
 
 
 def _deliver_in_background(context: JobContext) -> None:
-    if context.read_settings().enabled:
+    if context.read_consent().is_on:
         context.background(DELIVERY, partial(_deliver, context))
 
 
 def _deliver(context: JobContext) -> None:
     """Deliver what is due, and let the scheduler come back for the rest."""
-    from lifebeat_jobs.delivery import Delivery, may_send, until_next_attempt
+    from lifebeat_jobs.delivery import Delivery, until_next_attempt
 
     outbox = open_outbox(context)
     try:
-        if not may_send(context.read_settings()):
-            withdrawn(context)
+        withdrawn(context)
+        if not context.read_consent().is_on or context.read_settings().api_key is None:
             return
-        with outbox.sending() as mine:
-            if mine:
-                Delivery(context, outbox).run()
+        Delivery(context, outbox).run()
         again = until_next_attempt(context, outbox)
     except OutboxUnavailable as error:
         context.logger.debug("telemetry was not delivered: %s", error)
         return
     except Exception as error:  # noqa: BLE001 - in a thread of its own it would be a traceback on the host's stderr
-        context.logger.warning("telemetry was not delivered: %r", error)
+        say(context.logger, "telemetry was not delivered: %s", type(error).__name__)
         return
     if again is not None:
         context.later(DELIVERY, again, partial(_deliver_in_background, context))
+
+
+def _deadline(context: JobContext) -> float | None:
+    if context.timeout is None:
+        return None
+    sending = max(context.timeout - SETTLING, context.timeout / 2)
+    return context.clock.monotonic() + sending.total_seconds()
 
 
 def _flush(
@@ -211,50 +230,57 @@ def _flush(
 ) -> int:
     from lifebeat_jobs.delivery import Delivery
 
-    outbox = open_outbox(context)
-    while True:
-        with outbox.sending() as mine:
-            if mine:
-                delivery = Delivery(context, outbox, deadline, leaving=not all_waiting)
-                delivery.run(all_waiting=all_waiting, progress=progress)
-                return delivery.delivered
-        if outbox.waiting().count == 0 or (deadline is not None and context.clock.monotonic() >= deadline):
-            return 0
+    delivery = Delivery(context, open_outbox(context), deadline, leaving=not all_waiting)
+    while not delivery.run(all_waiting=all_waiting, progress=progress):
+        if deadline is not None and context.clock.monotonic() >= deadline:
+            break
         time.sleep(_POLL)
+    return delivery.delivered
+
+
+# What hosts and commands ask for
 
 
 def flush(context: JobContext, timeout: timedelta | None, progress: Callable[[int], None] | None = None) -> int:
-    """Deliver everything that waits, also what waits for its next attempt; says how many were delivered."""
+    """Deliver everything that waits, also what waits for its next attempt, and return how many were delivered."""
     deadline = None if timeout is None else context.clock.monotonic() + timeout.total_seconds()
     return _flush(context, deadline, all_waiting=True, progress=progress)
 
 
+def leaving(context: JobContext) -> None:
+    """Deliver what is due, within time: this process stops, and those that go on may not have its disk."""
+    _flush(context, _deadline(context), all_waiting=False)
+
+
 def withdrawn(context: JobContext) -> None:
-    """Telemetry was turned off: what waits is not sent, now or later."""
+    """Keep what waits from being sent, now or later, if telemetry was turned off."""
     from lifebeat_jobs.delivery import withdraw
 
-    settings = context.read_settings()
-    if settings.opted_out:
-        withdraw(open_outbox(context), settings)
+    consent = context.read_consent()
+    if consent.state == "off":
+        withdraw(open_outbox(context), consent)
 
 
 def status(context: JobContext) -> dict[str, Any]:
-    """What an operator wants to know."""
+    """Return what an operator wants to know."""
+    from lifebeat_jobs.answers import shown
     from lifebeat_jobs.delivery import next_attempt
 
-    settings, outbox = context.read_settings(), open_outbox(context)
+    settings, consent, outbox = context.read_settings(), context.read_consent(), open_outbox(context)
     waiting = outbox.waiting()
     return {
-        "telemetry": "on" if settings.enabled else "off",
-        "reason": settings.reason,
-        "host": settings.host,
+        "telemetry": consent.state,
+        "reason": str(consent),
+        "host": shown(settings.host),
         "api_key": "set" if settings.api_key else "none: nothing is sent, events stay in the local ledger",
         "instance_id": context.instance_id,
+        "identity": identity.mode_of(settings),
         "state_dir": None if context.state_dir is None else str(context.state_dir),
         "waiting": waiting.count,
         "waiting_since": waiting.since,
         "next_attempt": next_attempt(context, outbox),
         "dropped": waiting.dropped,
+        "unaccepted": agreement.named(agreement.unaccepted(outbox, settings)),
     }
 
 
@@ -264,14 +290,30 @@ def entries(context: JobContext, limit: int) -> list[dict[str, Any]]:
 
 
 def preview(context: JobContext, name: str | None = None) -> list[str]:
-    """The exact events that would be sent now, without sending or keeping anything; also while telemetry is off."""
-    known = context.instance_id or str(uuid.uuid4())
-    shared = events.surroundings(context.settings, known)
-    now = _now(context)
-    hours, days = events.hours_and_days(now - context.started_at)
-    made: list[events.Event] = [
-        events.Startup(**shared),
-        events.Heartbeat(**shared, uptime_hours=hours, uptime_days=days),
-        events.Shutdown(**shared, total_runtime_hours=hours, total_runtime_days=days),
-    ]
-    return [events.serialize(event, now)[0] for event in made if name in {None, event.name}]
+    """Return the exact events that would be sent now, without sending or keeping anything; also while it is off."""
+    return description.previews(context, open_outbox(context), _now(context), name)
+
+
+def request_preview(context: JobContext, name: str | None = None) -> str:
+    """Return whole requests as they would be sent now: the line, the headers, and the body before it is zipped."""
+    return description.requests(context, preview(context, name), _now(context))
+
+
+def describe(context: JobContext) -> str:
+    """Return TELEMETRY.md, the page for the application's own users: what is sent, where, how often, how to stop it."""
+    return description.page(context, open_outbox(context))
+
+
+def contract(_context: JobContext) -> str:
+    """Return what this application can send, as JSON that changes only when that does."""
+    return description.contract()
+
+
+def accept(context: JobContext) -> list[str]:
+    """Agree to all that this version wants to send, and return what is new in it."""
+    return agreement.named(agreement.accept(open_outbox(context, create=True), context.read_settings()))
+
+
+def warnings(context: JobContext) -> list[str]:
+    """Return what is sent otherwise than it was set, for ``lifebeat check``."""
+    return description.warnings(context.settings)

@@ -58,7 +58,8 @@ class Application:
         """Return what the settings alone say."""
         settings = self.settings()
         state = "on" if settings.enabled else "off" if settings.opted_out else "paused"
-        return Consent(state, settings.reason, settings.sources["telemetryEnabled"])
+        source = settings.sources["telemetryEnabled"]
+        return Consent(state, source, source)
 
     def context(self, *, timeout: float | None = None) -> JobContext:
         """What a job is told; its work in the background is done at once."""
@@ -95,7 +96,8 @@ class Application:
         from lifebeat_jobs import events
 
         shared = events.surroundings(self.settings(), INSTANCE_ID)
-        made = [events.serialize(events.Startup(**shared), self.context().instant) for _ in range(number)]
-        for body, event_id in made:
-            self.outbox.record(event_id, "startup", body)
-        return [event_id for _, event_id in made]
+        now = self.context().instant
+        made = [events.serialize(events.Startup(**shared), now, events.uuid7(now)) for _ in range(number)]
+        for body in made:
+            self.outbox.record(body["uuid"], "startup", json.dumps(body))
+        return [body["uuid"] for body in made]

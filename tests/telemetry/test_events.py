@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifebeat_jobs import events
+from lifebeat_jobs import events, rules
 from lifebeat_jobs.events import Count, Event, Heartbeat, Platform, Startup, Uuid, Version, between
 
 SHARED: dict[str, Any] = {
@@ -58,11 +58,11 @@ def imported(**changed: Any) -> Imported:
 
 def test_a_host_declares_an_event_of_its_own() -> None:
     """A subclass with closed types is an event like ours, protocol fields included."""
-    body = json.loads(events.serialize(imported(), MOMENT)[0])
+    body = events.serialize(imported(), MOMENT, events.uuid7(MOMENT))
     own = {"source": "csv", "rows": 12, "percent_new": 50, "complete": True, "schema": "v2"}
     assert body["event"] == "imported"
     assert body["properties"] == {**SHARED, **own, **events.PROTOCOL}
-    assert set(body["properties"]) == events.declared("imported")
+    assert set(body["properties"]) == set(events.declared()["imported"]) | set(events.PROTOCOL)
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def test_a_host_declares_an_event_of_its_own() -> None:
 )
 def test_a_value_outside_its_rule_is_refused(name: str, value: object) -> None:
     """No event can be made with such a value; the message says where and what is allowed."""
-    with pytest.raises(ValueError, match=rf"imported\.{name}: .*may not be sent; it takes "):
+    with pytest.raises(ValueError, match=rf"imported\.{name}: .*may not be sent; expected "):
         imported(**{name: value})
 
 
 @pytest.mark.parametrize("declaration", ["str", "int", "Any", "list[str]", "dict[str, int]", "Count | None", "object"])
 def test_a_property_without_a_rule_cannot_be_declared(declaration: str) -> None:
     """A type that could hold anything is an error at the class itself, before any event is made."""
-    with pytest.raises(TypeError, match=r"Open\.note: .*could hold anything; it takes Version, Uuid, "):
+    with pytest.raises(TypeError, match=r"Open\.note: .*could hold anything; expected Version, Release, Uuid, "):
         type("Open", (Event,), {"__annotations__": {"note": eval(declaration)}, "name": "open", "__module__": __name__})
-    assert events.declared("open") == frozenset()
+    assert "open" not in events.declared()
 
 
 def test_a_type_that_is_there_for_checkers_only_cannot_be_declared() -> None:
@@ -120,7 +120,7 @@ def test_a_name_is_taken_once() -> None:
     """Two events of one name would be one in PostHog."""
     with pytest.raises(TypeError, match=r"'startup' is taken by lifebeat_jobs\.events\.Startup"):
         type("Mine", (Event,), {"name": "startup"})
-    assert events.declared("startup") == frozenset(SHARED) | frozenset(events.PROTOCOL)
+    assert set(events.declared()["startup"]) == set(SHARED)
 
 
 @pytest.mark.parametrize("kind", [Event, *events.CATALOGUE])
@@ -139,21 +139,21 @@ def test_every_protocol_field_has_its_reason() -> None:
 @given(st.integers(0, 250_000_000_000_000_000).map(lambda since: EPOCH + timedelta(microseconds=since)))
 def test_uuid_and_timestamp_are_of_the_same_millisecond(moment: datetime) -> None:
     """The UUID is of version 7, RFC 9562's variant, and has the very millisecond of the timestamp."""
-    body, event_id = events.serialize(Startup(**SHARED), moment)
-    stamp = datetime.fromisoformat(json.loads(body)["timestamp"])
+    event_id = events.uuid7(moment)
+    body = events.serialize(Startup(**SHARED), moment, event_id)
+    stamp = datetime.fromisoformat(body["timestamp"])
     parsed = uuid.UUID(event_id)
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert parsed.int >> 80 == (stamp - EPOCH) // timedelta(milliseconds=1)
     assert timedelta(0) <= moment - stamp < timedelta(milliseconds=1)
-    assert json.loads(body)["uuid"] == event_id
+    assert body["uuid"] == event_id
 
 
 def test_timestamps_are_in_utc() -> None:
     """A moment in another time zone is the same event."""
     from zoneinfo import ZoneInfo
 
-    body = json.loads(events.serialize(Startup(**SHARED), MOMENT.astimezone(ZoneInfo("Asia/Tokyo")))[0])
-    assert body["timestamp"] == "2026-11-23T12:30:15.123+00:00"
+    assert events.timestamp(MOMENT.astimezone(ZoneInfo("Asia/Tokyo"))) == "2026-11-23T12:30:15.123+00:00"
 
 
 def test_uuids_never_repeat_and_sort_by_time() -> None:
@@ -197,13 +197,105 @@ def test_a_clock_before_1970_makes_a_valid_uuid() -> None:
 )
 def test_only_versions_are_sent_as_versions(written: str | None, sent: str) -> None:
     """What a host calls its version is sent if it is one."""
-    assert events.clean_version(written) == sent
+    assert rules.clean_version(written) == sent
+
+
+COMMIT = "2414721b194453f058079d897d13c4e377f92dc6"
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("1.4.2", "1.4.2"),
+        ("v1.4.2", "v1.4.2"),
+        ("notes-v1.4.2", "notes-v1.4.2"),
+        ("notes_1.4.2", "notes_1.4.2"),
+        ("notes/v1.4.2-rc.1", "notes/v1.4.2-rc.1"),
+        ("release-2026.11", "release-2026.11"),
+        ("v1.4.2-14-g2414721", "v1.4.2-14-g2414721"),
+        ("notes-v1.4.2-14-g2414721-dirty", "notes-v1.4.2-14-g2414721-dirty"),
+        (COMMIT, COMMIT),
+        (COMMIT[:7], COMMIT[:7]),
+        (COMMIT[:6] + "b", COMMIT[:6] + "b"),
+        ("edge", "edge"),
+        ("1.4.2-acme", "1.4.2"),
+        ("acme-v1.4.2", "v1.4.2"),
+        ("acme-v1.4.2-14-g2414721", "v1.4.2-14-g2414721"),
+        (COMMIT[:6] + "g", "unknown"),
+        (COMMIT + "0", "unknown"),
+        (COMMIT.upper(), "unknown"),
+        ("acme", "unknown"),
+        ("notes", "unknown"),
+        ("ada@example.com", "unknown"),
+        ("notes-", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_only_releases_are_sent_as_releases(written: str | None, sent: str) -> None:
+    """A version, a tag with a common prefix or the application's name, what git describes, or a commit."""
+    assert rules.clean_release(written, "Notes") == sent
+    assert Startup(**{**SHARED, "release": sent}).release == sent
+
+
+@given(st.text(max_size=60) | st.from_regex(rules._TAG))
+def test_a_cleaned_release_keeps_the_rule(written: str) -> None:
+    """Whatever is given as a release, an event can be made with what comes of it."""
+    assert Startup(**{**SHARED, "release": rules.clean_release(written, written[:5])}).release
+
+
+@dataclass
+class Rule:
+    """A rule of a host's own."""
+
+    kind: str = "words"
+
+    def holds(self, _: object) -> bool:
+        """Let anything pass."""
+        return True
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Annotated[str, Rule()],
+        Annotated[str, rules.Rule("text")],
+        Annotated[str, rules.Rule("words")],
+        Annotated[int, rules.Rule("range", 0, 2**4096)],
+        Literal["ada@example.com"],
+        Literal["/home/ada"],
+        Literal[b"bytes"],
+        Literal[2**53],
+    ],
+)
+def test_a_rule_of_a_host_s_own_is_refused(hint: Any) -> None:
+    """No property is declared with anything but the closed types."""
+    with pytest.raises(TypeError, match="could hold anything"):
+        type("Open", (Event,), {"__annotations__": {"note": hint}, "name": "open", "__module__": __name__})
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 2**53), (-(2**4096), 0), (1, 0), (0.5, 1), (False, True)])
+def test_a_range_is_one_of_small_numbers(low: Any, high: Any) -> None:
+    """Beyond 2**53 a number could carry a text, and JSON's readers would round it."""
+    with pytest.raises(ValueError, match=r"nearer to zero than 2\*\*53"):
+        between(low, high)
+
+
+def test_a_form_survives_being_kept() -> None:
+    """The form of an event can be kept as JSON, and is the same when it is read again."""
+    form = events.form_of(Imported)
+    assert rules.from_data(json.loads(json.dumps(rules.as_data(form)))) == form
+
+
+@pytest.mark.parametrize("data", [None, [], {"x": 1}, {"x": {"kind": "text", "low": 0, "high": 0, "words": []}}])
+def test_what_is_no_form_is_none(data: object) -> None:
+    """Whoever can write where forms are kept cannot make up an open one."""
+    assert rules.from_data(data) is None
 
 
 @given(st.text(max_size=60))
 def test_a_cleaned_version_keeps_the_rule(written: str) -> None:
     """Whatever is given as a version, an event can be made with what comes of it."""
-    assert Startup(**{**SHARED, "app_version": events.clean_version(written)}).app_version
+    assert Startup(**{**SHARED, "app_version": rules.clean_version(written)}).app_version
 
 
 @pytest.mark.parametrize(
@@ -216,7 +308,7 @@ def test_a_cleaned_version_keeps_the_rule(written: str) -> None:
     ],
 )
 def test_hours_and_days(span: timedelta, hours: int, days: int) -> None:
-    """Whole hours and days, none for a clock that went back, and never more than an event takes."""
+    """Whole hours and days, none for a length below zero, and never more than an event can hold."""
     assert events.hours_and_days(span) == (hours, days)
     Heartbeat(**SHARED, uptime_hours=hours, uptime_days=days)
 
@@ -224,7 +316,7 @@ def test_hours_and_days(span: timedelta, hours: int, days: int) -> None:
 def test_what_is_given_must_be_the_properties() -> None:
     """A property that is missing, or one that nobody declared, is the host's mistake."""
     events.check_names(Heartbeat, {"uptime_hours": 1, "uptime_days": 0})
-    with pytest.raises(TypeError, match=r"heartbeat was given \['uptime_hours', 'user'\]; it takes \['uptime_days', "):
+    with pytest.raises(TypeError, match=r"heartbeat was given \['uptime_hours', 'user'\]; expected \['uptime_days', "):
         events.check_names(Heartbeat, {"uptime_hours": 1, "user": "ada"})
 
 
@@ -232,7 +324,7 @@ def test_events_are_cheap() -> None:
     """Making and serializing an event takes less than a few milliseconds."""
     start = time.perf_counter()
     for _ in range(100):
-        events.serialize(Startup(**SHARED), MOMENT)
+        events.serialize(Startup(**SHARED), MOMENT, events.uuid7(MOMENT))
     assert (time.perf_counter() - start) / 100 < 0.01
 
 

@@ -20,30 +20,33 @@ import pytest
 
 from hosts import eventually
 from lifebeat.testing import PostHogServer
-from lifebeat_jobs import posthog
+from lifebeat_jobs import answers, events, posthog
 from lifebeat_jobs.connections import Connections, CutError
 from lifebeat_jobs.posthog import Post
-from lifebeat_jobs.privacy import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lifebeat_jobs.delivery import Answer
+    from lifebeat_jobs.answers import Answer
 
-NOBODY = Machine((), frozenset())
 BODIES = [json.dumps({"event": "startup", "properties": {"n": number}}) for number in range(3)]
 TIMEOUT = 0.6
 TOLERANCE = 0.25
 
 
-def post(host: str, timeout: float = 10.0, bodies: list[str] = BODIES) -> Post:
-    """A request under way."""
-    return Post(bodies, api_key="phc_test", host=host, machine=NOBODY, timeout=timeout)
+def yes() -> bool:
+    """Return that telemetry is on."""
+    return True
+
+
+def post(host: str, timeout: float = 10.0, bodies: list[str] = BODIES, may_leave: Callable[[], bool] = yes) -> Post:
+    """Return a request under way."""
+    return Post(bodies, api_key="phc_test", host=host, may_leave=may_leave, timeout=timeout)
 
 
 def is_timeout(words: str) -> bool:
     """Whether a request was cut off: by who waited for it, or at the same moment by its own time for a read."""
-    return words == f"no answer within {TIMEOUT} s" or words.endswith(": TimeoutError")
+    return words == f"no answer within {TIMEOUT} s" or words.startswith("no answer in time")
 
 
 def ask(host: str, timeout: float = 10.0) -> Answer:
@@ -154,21 +157,32 @@ def test_answers(receiver: PostHogServer, status: int, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>Welcome to the hotel's network</html>", b"OK", b"\xff\xfe", b'{"status"']
+    "body",
+    [
+        b"",
+        b"<html>Welcome to the hotel's network</html>",
+        b"OK",
+        b"\xff\xfe",
+        b'{"status"',
+        b'{"captive": true}',
+        b"null",
+        b'"login"',
+        b"1",
+        b'["status"]',
+        b"[" * 20_000,
+    ],
 )
 def test_an_answer_that_is_not_posthogs(receiver: PostHogServer, body: bytes) -> None:
-    """200 with something else than JSON, as from a hotel's portal, does not count as delivered."""
+    """200 without an object that has a status, as from a hotel's portal, does not count as delivered."""
     receiver.answer(200, headers={"Content-Type": "text/html"}, body=body)
     answer = ask(receiver.url)
     assert (answer.delivered, answer.status) == (False, 200)
     assert "the answer is not PostHog's; is telemetryHost right" in answer.words
 
 
-@pytest.mark.parametrize(
-    "body", [b'{"status":"Ok"}', b'{"status": 1}', b"1", b'{"status":1,"quota_limited":["events"]}']
-)
+@pytest.mark.parametrize("body", [b'{"status":"Ok"}', b'{"status": 1}', b'{"status":1,"quota_limited":["events"]}'])
 def test_answers_of_all_posthogs(receiver: PostHogServer, body: bytes) -> None:
-    """Any JSON is an answer, zipped or not: what it says has changed over the years."""
+    """An object with a status is an answer, zipped or not: what it says has changed over the years."""
     receiver.answer(200, body=body)
     assert ask(receiver.url).delivered
     receiver.answer(200, headers={"Content-Encoding": "gzip"}, body=gzip.compress(body))
@@ -191,14 +205,17 @@ def test_redirects_are_not_followed(receiver: PostHogServer, status: int) -> Non
     ("location", "target"),
     [
         ("https://eu.i.posthog.com/batch/?token=x#y", "https://eu.i.posthog.com"),
-        ("https://user:secret@ph.example.org:8443/ingest/batch", "https://ph.example.org:8443/ingest"),
-        ("/login", "{url}/login"),
+        ("https://user:secret@ph.example.org:8443/ingest/batch", "https://ph.example.org:8443"),
+        ("/login", "{url}"),
+        ("ftp://ph.example.org/", "nowhere"),
+        ("https://\x1b]0;title\x07ph.example.org/", "nowhere"),
+        ("https://ph.example.org\x1b[31m/", "nowhere"),
         ("http://[", "nowhere"),
         ("https://ph.example.org:port/", "nowhere"),
     ],
 )
 def test_where_a_redirect_leads(receiver: PostHogServer, location: str, target: str) -> None:
-    """The target is shown as a setting would have it, without query, user or path of the request."""
+    """Only scheme and host are shown, and only what can be printed: a server can write there what it likes."""
     receiver.answer(302, headers={"Location": location})
     assert f"redirected to {target.format(url=receiver.url)}, which" in ask(receiver.url).words
 
@@ -213,6 +230,8 @@ def test_where_a_redirect_leads(receiver: PostHogServer, location: str, target: 
         ("nan", None),
         ("inf", None),
         ("1e9", None),
+        ("9999999999", answers.LONGEST_PAUSE),
+        ("9" * 90, answers.LONGEST_PAUSE),
         ("soon", None),
         ("", None),
         ("Fri, 99 Foo 2026 25:61:61 GMT", None),
@@ -237,14 +256,14 @@ def test_retry_after_as_a_date(receiver: PostHogServer) -> None:
 def test_refused(receiver: PostHogServer) -> None:
     """A connection that is refused is an answer at once."""
     receiver.refuse()
-    assert ask(receiver.url).words == "ConnectionError: Connection refused"
+    assert ask(receiver.url).words == "the connection was refused"
 
 
 def test_no_such_host() -> None:
     """A name that cannot be looked up is a failure within its time, and not a traceback."""
-    answer = ask("http://posthog.invalid", timeout=2.0)
+    answer = ask("http://posthog.invalid", timeout=5.0)
     assert (answer.delivered, answer.status) == (False, None)
-    assert "object at 0x" not in answer.words
+    assert answer.words == "the host name cannot be looked up"
 
 
 def test_a_name_that_is_none() -> None:
@@ -385,7 +404,7 @@ def tls_server(raw: Callable[..., Raw], certificate: Path) -> Raw:
 def test_a_certificate_that_nobody_signed(raw: Callable[..., Raw], certificate: Path) -> None:
     """A certificate error is a failure whose words say what is wrong with the certificate."""
     answer = ask(f"https://127.0.0.1:{tls_server(raw, certificate).port}")
-    assert answer.words.startswith("SSLError: the certificate was not accepted: self")
+    assert answer.words == "the TLS handshake failed: the certificate was not accepted, nobody signed it"
 
 
 def test_a_certificate_of_another_host(
@@ -394,8 +413,7 @@ def test_a_certificate_of_another_host(
     """One that is trusted, but made out to somebody else, too."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     answer = ask(f"https://localhost:{tls_server(raw, certificate).port}")
-    assert answer.words.startswith("SSLError: the certificate was not accepted: ")
-    assert "localhost" in answer.words
+    assert answer.words == "the TLS handshake failed: the certificate was not accepted, it is another host's"
 
 
 def test_a_trusted_certificate(raw: Callable[..., Raw], certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,62 +441,196 @@ def test_a_proxy_that_hangs(receiver: PostHogServer, monkeypatch: pytest.MonkeyP
 
 def test_after_a_cut_nothing_is_connected(receiver: PostHogServer) -> None:
     """A look-up that ends after the time was up leads to no connection."""
-    connections = Connections()
+    connections = Connections(yes)
     connections.cut()
-    with pytest.raises(CutError, match="the time was up"):
+    with pytest.raises(CutError, match="cut off from this side"):
         connections.connect("127.0.0.1", receiver.port, timeout=1.0, options=())
     assert receiver.connections == 0
 
 
 def test_a_second_address_is_tried(receiver: PostHogServer) -> None:
     """Where the first address of a name does not answer, the next one does."""
-    connections = Connections()
+    connections = Connections(yes)
     with connections.connect("localhost", receiver.port, timeout=2.0, options=()) as made:
         assert made.getpeername() == ("127.0.0.1", receiver.port)
     connections.close()
 
 
 def test_what_the_sdk_changes_is_not_sent(receiver: PostHogServer) -> None:
-    """If the bytes are not the recorded events, or have more around them, they do not leave."""
+    """If the bytes are not the recorded events, or have more or less around them, they do not leave."""
     batch: list[Any] = [{"event": "startup"}]
+    fine: dict[str, Any] = {"api_key": "phc_test", "batch": batch, "sent_at": "2026-11-23T12:30:15.123+00:00"}
     altered: list[dict[str, Any]] = [
-        {"api_key": "phc_test", "batch": [{"event": "startup", "email": "x"}]},
-        {"api_key": "phc_test", "batch": batch, "historical_migration": True},
-        {"api_key": "phc_test", "batch": []},
+        {**fine, "batch": [{"event": "startup", "email": "x"}]},
+        {**fine, "historical_migration": True},
+        {**fine, "batch": []},
+        {"api_key": "phc_test", "batch": batch},
     ]
     for document in altered:
-        session = posthog.Session(json.dumps(batch), Connections())
-        with pytest.raises(posthog.Refused, match="the PostHog SDK changed the events"):
-            session.post(f"{receiver.url}/batch/", data=json.dumps(document).encode())
+        session = posthog.Session(batch, Connections(yes))
+        zipped = gzip.compress(json.dumps(document).encode())
+        with pytest.raises(posthog.Refused):
+            session.post(f"{receiver.url}/batch/", data=zipped, headers={"Content-Encoding": "gzip"})
         session.close()
     assert receiver.connections == 0
 
 
-def test_what_the_guard_finds_is_not_sent(receiver: PostHogServer) -> None:
-    """The last look at the bytes is the last word."""
-    atlas = Machine((("the host name", "atlas"),), frozenset())
-    answer = Post(
-        ['{"event": "x", "release": "1-atlas"}'], api_key="k", host=receiver.url, machine=atlas, timeout=5
-    ).wait(5)
-    assert (answer.delivered, answer.words) == (False, "not sent: it holds the host name")
+def test_headers_are_the_declared_ones(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers are constant, whatever the SDK says it is, and no cookie of an earlier answer goes along."""
+    monkeypatch.setattr(posthog.sdk, "USER_AGENT", "canary/atlas")
+    receiver.answer(200, headers={"Set-Cookie": "id=1; Path=/"})
+    for _ in range(2):
+        assert ask(receiver.url).delivered
+    for request in receiver.requests:
+        host = receiver.url.removeprefix("http://")
+        assert dict(request.headers) == {"Host": host, **events.HEADERS, "Content-Length": str(len(request.raw))}
+
+
+def test_an_sdk_that_takes_no_session_sends_the_same(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the SDK cannot be given a session, the request is the same."""
+    ask(receiver.url)
+    monkeypatch.setattr(posthog.sdk, "post", lambda **_: None)
+    ask(receiver.url)
+    first, second = receiver.requests
+    assert [{**one.json(), "sent_at": ""} for one in (first, second)] == [{**first.json(), "sent_at": ""}] * 2
+    assert list(first.json()) == list(second.json())
+    lengths = {"Content-Length": ""}
+    assert {**dict(first.headers), **lengths} == {**dict(second.headers), **lengths}
+
+
+# -- the gate at the exit ----------------------------------------------------------------------------------------------
+
+
+class Switch:
+    """Consent that a test turns off, and the moment at which it did."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+        self.at = 0.0
+
+    def __call__(self) -> bool:
+        return self.is_on
+
+    def turn_off(self) -> None:
+        """Turn it off."""
+        self.at, self.is_on = time.monotonic(), False
+
+
+def test_nothing_leaves_when_it_is_off_before(receiver: PostHogServer) -> None:
+    """A request that finds telemetry off sends no byte."""
+    answer = post(receiver.url, may_leave=lambda: False).wait(5)
+    assert (answer.withheld, answer.delivered, receiver.requests) == (True, False, [])
+
+
+def test_the_look_comes_after_the_connection(raw: Callable[..., Raw]) -> None:
+    """Turned off while the connection is made, not one byte of the request leaves."""
+    switch, heard = Switch(), list[bytes]()
+
+    def listen(connection: socket.socket) -> None:
+        heard.append(connection.recv(65536))
+
+    looks = itertools.count()
+
+    def off_at_the_look() -> bool:
+        next(looks)
+        switch.turn_off()
+        return switch()
+
+    answer = post(f"http://127.0.0.1:{raw(listen).port}", may_leave=off_at_the_look).wait(5)
+    assert answer.withheld
+    assert next(looks) == 1
+    eventually(lambda: heard == [b""], timeout=5)
+
+
+def test_the_body_is_looked_at_apart(raw: Callable[..., Raw]) -> None:
+    """Turned off between head and body, the body stays here."""
+    heard: list[bytes] = []
+
+    def listen(connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            heard.append(data)
+
+    looks = itertools.count()
+    answer = post(f"http://127.0.0.1:{raw(listen).port}", may_leave=lambda: next(looks) == 0).wait(5)
+    assert answer.withheld
+    assert b"".join(heard) == b"" or b"".join(heard).endswith(b"\r\n\r\n")
+
+
+def test_off_cuts_a_look_up_that_takes_long(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is looked up for longer than the switch is on leads to no connection."""
+    looked_up, switch, find = threading.Event(), Switch(), socket.getaddrinfo
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        looked_up.wait(10)
+        return find(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    under_way = post(receiver.url, may_leave=switch)
+    switch.turn_off()
+    assert under_way.wait(10).withheld
+    assert time.monotonic() - switch.at < 2
+    looked_up.set()
+    eventually(lambda: not threads(), timeout=5)
     assert receiver.connections == 0
 
 
-def test_headers_are_the_declared_ones(receiver: PostHogServer) -> None:
-    """A header that somebody adds to the session does not leave, nor does a cookie of an earlier answer."""
-    batch: list[Any] = [{"event": "startup"}]
-    receiver.answer(200, headers={"Set-Cookie": "id=1; Path=/"})
-    connections = Connections()
-    session = posthog.Session(json.dumps(batch), connections)
-    session.headers["X-Machine"] = "atlas"
-    for _ in range(2):
-        session.post(f"{receiver.url}/batch/", data=json.dumps({"api_key": "k", "batch": batch}).encode(), timeout=5)
-    session.close()
-    connections.close()
-    assert len(receiver.requests) == 2
-    for request in receiver.requests:
-        assert request.header("X-Machine") is None
-        assert request.header("Cookie") is None
+@pytest.mark.parametrize("misbehaviour", [hang, hang_at_connect, tls_that_hangs, drip])
+def test_off_cuts_what_is_open(receiver: PostHogServer, misbehaviour: Callable[[PostHogServer], str]) -> None:
+    """Within two seconds after the switch nothing is open, whatever the server is at."""
+    switch = Switch()
+    under_way = post(misbehaviour(receiver), may_leave=switch)
+    receiver.wait_for(lambda server: server.connections > 0)
+    switch.turn_off()
+    assert under_way.wait(10).withheld
+    assert time.monotonic() - switch.at < 2
+    eventually(lambda: not threads(), timeout=2)
+
+
+def test_off_cuts_a_body_that_is_on_its_way(raw: Callable[..., Raw]) -> None:
+    """What a slow server has not taken yet is thrown away, also where the kernel had it already."""
+    import random
+
+    incompressible = json.dumps({"noise": random.Random(1).randbytes(4_000_000).hex()})
+    switch, begun, taken = Switch(), threading.Event(), list[float]()
+
+    def sip(connection: socket.socket) -> None:
+        begun.set()
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(4096):
+                taken.append(time.monotonic())
+                server.over.wait(0.02)
+
+    server = raw(sip)
+    under_way = post(f"http://127.0.0.1:{server.port}", 30, [incompressible], switch)
+    begun.wait(10)
+    switch.turn_off()
+    assert under_way.wait(30).withheld
+    eventually(lambda: not threads(), timeout=2)
+    eventually(lambda: time.monotonic() - taken[-1] > 1, timeout=10)
+    assert taken[-1] - switch.at < 2
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy"])
+@pytest.mark.parametrize(
+    "proxy", ["socks://ada:pa#ss@127.0.0.1:9", "http://ada:p%23a@127.0.0.1:9", "http://[", "ada:pa@x:y"]
+)
+def test_reasons_hold_nothing_foreign(monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str) -> None:
+    """Whatever is wrong with a proxy, its address and password are in no reason."""
+    monkeypatch.setenv(variable, proxy)
+    monkeypatch.delenv("no_proxy", raising=False)
+    words = ask(f"{variable.partition('_')[0]}://posthog.invalid", 5.0).words
+    assert not any(part in words for part in ("ada", "pa#ss", "p%23a", "127.0.0.1", "object at", "socks://"))
+    assert words.isprintable()
+
+
+def test_a_reason_phrase_is_not_repeated(raw: Callable[..., Raw]) -> None:
+    """What a server says beside the number of the status stays there."""
+
+    def answer(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 503 \x1b[31mcanary\r\nContent-Length: 0\r\n\r\n")
+
+    assert ask(f"http://127.0.0.1:{raw(answer).port}").words == "HTTP 503"
 
 
 def test_many_requests_leave_nothing_behind(receiver: PostHogServer) -> None:
