@@ -37,12 +37,16 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = BEGINNING
+        self.boots = 0
 
     def time(self) -> float:
         return self.now
 
     def monotonic(self) -> float:
         return self.now
+
+    def boot_id(self) -> str:
+        return f"boot-{self.boots}"
 
 
 class World:

@@ -5,6 +5,7 @@ That the outbox in memory and the few lines here do what the real ones do is che
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING, cast
 from fleet_life import NEVER, Instance, World
 from fleet_scenario import BEGINNING, Scenario
 
-from lifebeat_jobs import boot
-from lifebeat_jobs.delivery import Answer, Delivery, until_next_attempt
+from lifebeat_jobs.delivery import Delivery, begin_boot, until_next_attempt
 from lifebeat_jobs.outbox import LONGEST_BACKOFF, Entry, Outbox, Waiting
 from lifebeat_jobs.privacy import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
     from lifebeat.once.files import Presence
+    from lifebeat_jobs.answers import Answer
 
 NOBODY = Machine((), frozenset())
 KINDS = ("startup", "heartbeat", "shutdown")
@@ -118,8 +119,19 @@ class Queue(Outbox):
     def note(self, key: str) -> str | None:
         return self._notes.get(key)
 
+    @contextlib.contextmanager
+    def sending(self) -> Generator[bool]:
+        yield True
+
     def set_note(self, key: str, value: str) -> None:
         self._notes[key] = value
+
+
+class Going(Delivery):
+    """A delivery of what are no real events, and are not looked at."""
+
+    def _next(self) -> list[Entry]:
+        return self.outbox.due(self.batch, early=True)
 
 
 def _due(one: Entry, now: float) -> float:
@@ -163,12 +175,11 @@ class Light(Instance):
         self._tally.repeated += self._arrived.total() - len(self._arrived)
 
     def begin(self) -> None:
-        boot.started(self.queue, self._boot(), self.world.clock.now, draw=self.draw)
+        self._boot()
         super().begin()
 
     def startup(self) -> None:
         self._record("startup")
-        boot.started(self.queue, self._boot(), self.world.clock.now, draw=self.draw)
         self.deliver()
 
     def heartbeat(self) -> None:
@@ -184,17 +195,17 @@ class Light(Instance):
         again = until_next_attempt(self._context, self.queue)
         self.alarm = NEVER if again is None else self.world.clock.now + again.total_seconds()
 
-    def _boot(self) -> str:
-        return f"boot-{self.boots}"
+    def _boot(self) -> None:
+        self.world.clock.boots = self.boots
+        begin_boot(self.queue, self.world.clock, self.draw)
 
     def _record(self, kind: str) -> None:
         self._made += 1
         self.queue.record(str(self._made), kind, str(self._made))
 
     def _go(self, *, leaving: bool = False) -> None:
-        Delivery(
-            self._context, self.queue, draw=self.draw, machine=NOBODY, leaving=leaving, reach=lambda: self._ask
-        ).run()
+        self._boot()
+        Going(self._context, self.queue, draw=self.draw, machine=NOBODY, leaving=leaving, reach=lambda: self._ask).run()
 
     def _ask(self, bodies: list[str], *_: object) -> Answer:
         second = int(self.world.clock.now - BEGINNING)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 from lifebeat.schedule.instants import spread
-from lifebeat_jobs.delivery import Answer
+from lifebeat_jobs.answers import Answer
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 BEGINNING = 1_767_225_600.0  # 2026-01-01T00:00:00Z

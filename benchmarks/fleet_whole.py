@@ -12,7 +12,8 @@ from fleet_light import Light, Tally
 
 from lifebeat.once.files import Presence
 from lifebeat.testing import PostHogServer
-from lifebeat_jobs import boot, telemetry
+from lifebeat_jobs import telemetry
+from lifebeat_jobs.delivery import begin_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,20 +36,17 @@ class Whole(Instance):
         self._directory = directory
         self._server = server
         self._settings = world.settings_of(directory)
-        self._boots_known = 0
         self._refuses = False
         self.house = Presence(directory, clock=world.clock)
 
     def begin(self) -> None:
         """It was there before: it knows the boot."""
-        boot.started(telemetry.open_outbox(self._context(), create=True), boot.boot_id(), 0.0, draw=self.draw)
+        self.world.clock.boots = self.boots
+        begin_boot(telemetry.open_outbox(self._context(), create=True), self.world.clock, self.draw)
         super().begin()
 
     def startup(self) -> None:
-        """The application started, maybe on a machine that was booted meanwhile: then it knows another boot's ID."""
-        if self.boots != self._boots_known:
-            telemetry.open_outbox(self._context(), create=True).set_note(boot.NOTE, "before 0")
-            self._boots_known = self.boots
+        """The application started, maybe on a machine that was booted meanwhile."""
         self._do(telemetry.startup)
 
     def heartbeat(self) -> None:
@@ -75,6 +73,7 @@ class Whole(Instance):
     def _prepare(self) -> None:
         """Let chance begin anew, and the server do what the scenario says."""
         self.seed()
+        self.world.clock.boots = self.boots
         answer, takes = self.world.scenario.answer(self.world.clock.now, self.number)
         refuses = answer.status is None and not takes
         if refuses != self._refuses:

@@ -58,11 +58,11 @@ def test_an_outage_brings_no_crowd(found: dict[str, Any]) -> None:
     assert found["after_outage"]["kept_waiting"] > 0
 
 
-def test_a_region_that_comes_back_brings_none_either(found: dict[str, Any]) -> None:
-    """A fifth of the fleet starts in the same minute and is heard of over three hours."""
-    hours = [over_mean(found, 42 + half / 2, 0.5) for half in range(6)]
-    assert max(hours) < 3.5
-    assert sum(found["minutes"]["startup"][42 * HOUR : 45 * HOUR + 2]) > 0.18 * INSTANCES
+def test_a_region_that_comes_back_is_spread_over_minutes(found: dict[str, Any]) -> None:
+    """A fifth of the fleet starts in the same minute and is heard of over twice that time, not in one second."""
+    minutes = found["minutes"]["startup"][42 * HOUR : 42 * HOUR + 3]
+    assert sum(minutes) > 0.18 * INSTANCES
+    assert max(minutes) < 0.65 * sum(minutes)
 
 
 def test_files_and_http_agree_with_what_stands_in_for_them(found: dict[str, Any]) -> None:

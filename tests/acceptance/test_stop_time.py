@@ -11,6 +11,7 @@ a process wait for its turn, so the best of up to three tries counts: the bound 
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sqlite3
 import time
@@ -218,7 +219,8 @@ def fill(stop: Stop) -> None:
     now, config = datetime.now(UTC), stop.installation.config
     application = Application(config, state_dir=config, clock=FakeClock(now.timestamp()))
     shared = events.surroundings(application.settings(), INSTANCE_ID)
-    body, first = events.serialize(events.Startup(**shared), now)
+    first = events.uuid7(now)
+    body = json.dumps(events.serialize(events.Startup(**shared), now, first))
     application.outbox.record(first, "earlier", body)
     others = [events.uuid7(now) for _ in range(stop.row.backlog - 1)]
     rows = [(one, body.replace(first, one), len(body), now.timestamp(), now.timestamp()) for one in others]

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lifebeat_jobs import events
 
@@ -164,6 +164,6 @@ class Fleet:
                 instance_id=STANDS_FOR, os_platform=platform, os_release="6.1.0", python_version=python,
                 app_version=version, release=version, **more,
             )  # fmt: skip
-            body: dict[str, Any] = json.loads(events.serialize(made, NOW)[0])
+            body = events.serialize(made, NOW, events.uuid7(NOW))
             self._shapes[shape] = json.dumps(body["properties"])
         return self._shapes[shape].replace(STANDS_FOR, one.number)

@@ -106,7 +106,7 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize("page", ["README.md", "docs/events.md"])
 def test_every_event_and_property_is_documented(page: str) -> None:
     """README and the catalogue name each event and each of its properties."""
-    names = {name for kind in events.CATALOGUE for name in (kind.name, *events.rules(kind))}
+    names = {name for kind in events.CATALOGUE for name in (kind.name, *events.form_of(kind))}
     assert [name for name in sorted(names) if f"`{name}`" not in read(page) and name not in _headings(read(page))] == []
 
 

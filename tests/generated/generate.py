@@ -42,6 +42,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "events": pages.events_sections,
         "protocol": pages.protocol,
         "example": pages.example,
+        "envelope": pages.envelope,
+        "headers": pages.headers,
     },
 }
 HOSTS = "docs/hosts"

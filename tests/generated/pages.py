@@ -15,7 +15,7 @@ from lifebeat.context import JobContext
 from lifebeat.jobfile.fields import FIELDS, TRIGGERS
 from lifebeat.settings import layers
 from lifebeat.settings.table import KEYS
-from lifebeat_jobs import events
+from lifebeat_jobs import events, rules
 from schemas import written
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def shared_properties() -> str:
 
 def channels() -> str:
     """The words that count as a version."""
-    return ", ".join(f"`{word}`" for word in events.CHANNELS)
+    return ", ".join(f"`{word}`" for word in rules.CHANNELS)
 
 
 def events_sections() -> str:
@@ -213,8 +213,8 @@ def _event(kind: type[events.Event]) -> str:
 
 
 def _properties(kind: type[events.Event]) -> str:
-    rules = events.rules(kind)
-    rows = [(f"`{name}`", told, rules[name].words) for name, told in attributes(kind).items()]
+    form = events.form_of(kind)
+    rows = [(f"`{name}`", told, str(form[name])) for name, told in attributes(kind).items()]
     return table(("property", "meaning", "takes"), rows)
 
 
@@ -226,6 +226,20 @@ def protocol() -> str:
         for reason in [events.PROTOCOL_REASONS[name]]
     ]
     return table(("field", "value", "why"), rows)
+
+
+def envelope() -> str:
+    """Return what goes around the events."""
+    rows = [(f"`{name}`", reason) for name, reason in events.ENVELOPE_REASONS.items()]
+    return table(("field", "what it is"), rows)
+
+
+def headers() -> str:
+    """Return the headers of a request."""
+    made = {"Host": "the host of `telemetryHost`", "Content-Length": "the length of the body"}
+    made |= {name: f"`{value}`" for name, value in events.HEADERS.items()}
+    made["User-Agent"] = "`lifebeat/` and Lifebeat's version"
+    return table(("header", "value"), [(f"`{name}`", value) for name, value in made.items()])
 
 
 def example() -> str:
@@ -241,8 +255,9 @@ def example() -> str:
         uptime_hours=51,
         uptime_days=2,
     )
-    body: dict[str, Any] = json.loads(events.serialize(event, datetime(2027, 3, 1, 9, 30, tzinfo=UTC))[0])
-    body["uuid"] = f"{body['uuid'][:15]}c3a-9b1e-5d2f8a6c4e10"  # its time stays, its random part is fixed
+    instant = datetime(2027, 3, 1, 9, 30, tzinfo=UTC)
+    event_id = events.uuid7(instant, instance_id, event.name, events.timestamp(instant))
+    body = events.serialize(event, instant, event_id)
     body["properties"]["$lib_version"] = "…"
     return f"```json\n{json.dumps(body, indent=2, ensure_ascii=False)}\n```"
 

@@ -69,7 +69,7 @@ def test_an_event_that_is_sent_twice_counts_once(installation: Installation, rec
         scheduler = BackgroundScheduler()
         lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
         scheduler.start()
-        time.sleep(1)
+        time.sleep(2)
         scheduler.shutdown()
     """)
     process.communicate(timeout=20)
