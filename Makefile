@@ -53,7 +53,7 @@ lock: .venv/.pip         ## renew the locks: the development tools' and the imag
 	$(LOCKED) pyproject.toml --extra celery -o $(IMAGE)/requirements-celery.lock
 
 dist: .venv/.pip         ## sdist, wheel, bill of materials and sums: the same bytes for the same commit
-	$(PIP) build --constraint dev.lock
+	$(PIP) $$(sed -n 's/^\(build==[0-9.]*\).*/\1/p' dev.lock)
 	$(BIN)/python deploy/release/dist.py
 
 clean:                   ## remove what these commands made here
