@@ -16,8 +16,11 @@ from lifebeat.settings.source import config_dir as find_config_dir
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lifebeat.consent import EarlierOptOut
     from lifebeat.handle import MakeCoordinator
     from lifebeat.lifecycle.application import Application
+    from lifebeat.settings.layers import Layer
+    from lifebeat.settings.table import Settings
 
 
 class HostArguments(TypedDict, total=False):
@@ -130,7 +133,18 @@ def source_of(arguments: HostArguments) -> ConfigSource:
     """Return where the settings of a host with these arguments come from."""
     values = {key: arguments.get(name) for name, key in KEYS.items()}
     directory = find_config_dir(arguments.get("config_dir"), os.environ)
-    return ConfigSource(directory, arguments=values, environ=os.environ, modules=sys.modules)
+    source = ConfigSource(directory, arguments=values, environ=os.environ, modules=sys.modules)
+    opt_outs: list[EarlierOptOut] = []
+
+    def earlier(settings: Settings) -> Layer | None:
+        if not opt_outs:
+            from lifebeat.consent import EarlierOptOut
+
+            opt_outs.append(EarlierOptOut(source, SystemClock(), remember=True))
+        return opt_outs[0](settings)
+
+    source.earlier_opt_out = earlier
+    return source
 
 
 def application_of(source: ConfigSource, arguments: HostArguments) -> Application:

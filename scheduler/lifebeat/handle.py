@@ -62,13 +62,48 @@ class Lifebeat:
     # -- for the host ------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Return whether telemetry is on and who said so, what is pending, and when each job runs next."""
-        told: dict[str, Any] = {}
-        for status in self._offered("status"):
-            told |= status(self._application.context("status"))
-        specs = self._application.load().specs
-        told["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in specs if spec.enabled}
-        return told
+        """Return whether telemetry is on and who said so, what is pending, and when each job runs next. Never raises.
+
+        Returns:
+            ``telemetry`` (``on``, ``off`` or ``paused``), ``reason`` and ``jobs`` always; what the telemetry job module
+            tells besides, such as ``waiting`` and ``instance_id``; ``error`` where something cannot be seen.
+        """
+        found: dict[str, Any] = {"telemetry": "paused", "reason": "", "jobs": {}}
+        try:
+            consent, context = self._application.consent(), self._application.context("status")
+            found |= {"telemetry": consent.state, "reason": consent.reason}
+            specs = self._application.load().specs
+            found["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in specs if spec.enabled}
+            for status in self._offered("status"):
+                found = status(context) | found
+        except Exception as error:  # noqa: BLE001 - a look at a full disk or a lost directory is no reason to fail
+            found["error"] = str(error) or type(error).__name__
+        return found
+
+    def setconfig(self, key: str, value: str) -> str:
+        """Set one key in the config file, as ``lifebeat setconfig`` does, and return the file.
+
+        Raises:
+            LifebeatError: There is no such key, the value is not valid, or the file cannot be written.
+        """
+        return self._edit(key, value)
+
+    def unsetconfig(self, key: str) -> str:
+        """Remove one key from the config file, as ``lifebeat setconfig --unset`` does, and return the file.
+
+        Raises:
+            LifebeatError: There is no such key, or the file cannot be written.
+        """
+        return self._edit(key, None)
+
+    def _edit(self, key: str, value: str | None) -> str:
+        from lifebeat import installation
+
+        application = self._application
+        state = application.state_dir(create=False)
+        path = installation.set_setting(application.source.config_dir, key, value, state_dir=state)
+        self.reload()
+        return str(path)
 
     def preview(self, event: str | None = None) -> list[str]:
         """Return the exact events that would be sent now, or the one of that name; nothing is sent or kept."""

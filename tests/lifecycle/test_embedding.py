@@ -115,7 +115,7 @@ def test_a_broken_telemetry_job_does_not_raise(
     attach(scheduler, installation)
     scheduler.start()
     scheduler.shutdown()
-    assert caplog.text.count("telemetry is held") == 1
+    assert caplog.text.count("telemetry is paused") == 1
     assert receiver.connections == 0
 
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from hosts import eventually
+from lifebeat.clock import SystemClock
 from lifebeat.lifecycle.watch import Watch
-from lifebeat.registration import alarm
+from lifebeat.testing import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
-
-    from lifebeat.lifecycle.watch import Attend
 
     Watching = Callable[..., AbstractContextManager[list[float]]]
 
@@ -32,59 +28,38 @@ PROMISED = 2.0
 
 
 @contextmanager
-def by_a_thread() -> Generator[Attend | None]:
-    """Linux tells, and a thread of the watch's own waits."""
-    yield None
+def by_being_told() -> Generator[None]:
+    """Linux tells of changes."""
+    yield
 
 
 @contextmanager
-def by_looking() -> Generator[Attend | None]:
+def by_looking() -> Generator[None]:
     """As if nothing told."""
     name = "lifebeat.lifecycle.inotify"
     kept = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
-    yield None
+    yield
     del sys.modules[name]
     if kept is not None:
         sys.modules[name] = kept
 
 
-@contextmanager
-def by_a_scheduler() -> Generator[Attend]:
-    """Linux tells, and a scheduler's thread waits."""
-    scheduler: Any = BackgroundScheduler()
-    scheduler.start()
-    yield partial(alarm.attend, scheduler)
-    scheduler.shutdown()
-
-
-@contextmanager
-def by_a_loop() -> Generator[Attend]:
-    """Linux tells, and an asyncio loop waits."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="a loop")
-    thread.start()
-    yield partial(alarm.attend_on_loop, loop)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-WAYS = {"thread": by_a_thread, "looking": by_looking, "scheduler": by_a_scheduler, "loop": by_a_loop}
+WAYS = {"told": by_being_told, "looking": by_looking}
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="other systems are looked at")
-told = pytest.mark.parametrize("watching", ["thread", "scheduler", "loop"], indirect=True)
+told = pytest.mark.parametrize("watching", ["told"], indirect=True)
 
 
 @pytest.fixture(params=list(WAYS))
 def watching(request: pytest.FixtureRequest) -> Iterator[Watching]:
     """Watches files for the length of a block, and gives the times at which a change of them was noticed."""
-    with WAYS[request.param]() as attend:
+    with WAYS[request.param]():
 
         @contextmanager
         def watch_files(*files: Path) -> Generator[list[float]]:
             noticed: list[float] = []
-            watch = Watch(lambda: list(files), lambda: noticed.append(time.monotonic()), attend)
-            watch.start()
+            watch = Watch(lambda: list(files), SystemClock())
+            watch.start(lambda: noticed.append(time.monotonic()))
             try:
                 yield noticed
             finally:
@@ -190,7 +165,7 @@ def test_nobody_wakes_up_while_nothing_happens(watching: Watching, tmp_path: Pat
         lines = [
             line
             for one in threading.enumerate()
-            if one.name in {"lifebeat-watch", "APScheduler", "a loop"}
+            if one.name == "lifebeat-watch"
             for line in Path(f"/proc/self/task/{one.native_id}/status").read_text().splitlines()
         ]
         return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
@@ -234,18 +209,17 @@ def test_a_directory_in_which_much_happens(watching: Watching, tmp_path: Path) -
 
 
 @LINUX
-@pytest.mark.parametrize("watching", ["scheduler", "loop"], indirect=True)
+@told
 def test_no_thread_and_no_descriptor_is_left(watching: Watching, tmp_path: Path) -> None:
-    """Where somebody waits anyway, no thread of the watch's does, and after the stop its descriptors are closed."""
+    """After the stop the thread is gone and its descriptors are closed."""
     path = tmp_path / "jobs.yaml"
-    threads = threading.active_count()
     for number in range(3):
         path.write_text(f"jobs: []  # {number}\n")
         with watching(path) as noticed:
             in_place(path)
             eventually(lambda noticed=noticed: noticed, timeout=PROMISED)
-            eventually(lambda: threading.active_count() <= threads)
-        eventually(lambda: not [one for one in opened() if "inotify" in one])
+        eventually(lambda: not [one for one in threading.enumerate() if one.name == "lifebeat-watch"])
+        assert not [one for one in opened() if "inotify" in one]
 
 
 def opened() -> list[str]:
@@ -299,3 +273,53 @@ def test_many_open_files(watching: Watching, tmp_path: Path) -> None:
         for one in opened:
             os.close(one)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize(("by", "calls"), [(3600.0, [3600.0]), (-86400.0, [-86400.0]), (0.2, [])])
+def test_a_clock_that_was_set_is_noticed_once(
+    tmp_path: Path, by: float, calls: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock is held against boot time; what a time server corrects by fractions of a second is no jump."""
+    clock, seen = FakeClock(), list[float]()
+    monkeypatch.setattr("lifebeat.lifecycle.watch.time.monotonic", clock.monotonic)
+    watch = Watch(lambda: [tmp_path / "jobs.yaml"], clock)
+    watch._clock_changed = seen.append
+    clock.advance(100)
+    watch.look_at_clock()
+    clock.jump(by)
+    watch.look_at_clock()
+    watch.look_at_clock()
+    assert [round(one) for one in seen] == [round(one) for one in calls]
+
+
+def test_a_machine_that_slept_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boot time went on while the time awake stood still: the scheduler has to look at the clock again."""
+    clock, seen = FakeClock(), list[float]()
+    monkeypatch.setattr("lifebeat.lifecycle.watch.time.monotonic", lambda: 500.0)
+    watch = Watch(lambda: [tmp_path / "jobs.yaml"], clock)
+    watch._clock_changed = seen.append
+    watch.look_at_clock()
+    clock.advance(9 * 3600)
+    watch.look_at_clock()
+    assert seen == [0.0]
+
+
+def test_a_look_that_fails_is_not_the_last(tmp_path: Path) -> None:
+    """Whatever is raised while a file is looked at or an edit is applied, the next edit is noticed."""
+    path, seen = tmp_path / "jobs.yaml", list[int]()
+    path.write_text("jobs: {}\n")
+
+    def changed() -> None:
+        seen.append(1)
+        raise RuntimeError("the disk is gone")
+
+    watch = Watch(lambda: [path], SystemClock())
+    watch.start(changed)
+    try:
+        in_place(path)
+        eventually(lambda: len(seen) == 1, timeout=PROMISED)
+        by_rename(path)
+        path.write_text("jobs: {}  # again\n")
+        eventually(lambda: len(seen) >= 2, timeout=PROMISED)
+    finally:
+        watch.stop()

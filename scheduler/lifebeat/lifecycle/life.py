@@ -141,6 +141,7 @@ class Life:
             self._add_once(BEGIN, ASK_AGAIN, self._begin)
             return
         self._end_outage()
+        self._put_on_record()
         if joined is not None:
             self._report_unfinished(joined)
             if joined.first:
@@ -163,6 +164,17 @@ class Life:
             application.source.agree({installation.KEY: agreed})
         elif known is None:
             installation.make_id(settings, application.source.config_dir, state)
+
+    def _put_on_record(self) -> None:
+        """Write down what this process was told, so that commands beside it know it too; while telemetry is on."""
+        application = self.application
+        state = application.state_dir(create=True) if application.consent().is_on else None
+        if state is not None:
+            warning = installation.write_record(
+                state, application.source, allow=application.allow, clock=application.clock
+            )
+            if warning is not None:
+                application.say_once("record", warning)
 
     def _join(self, timeout: float) -> Joined:
         try:
