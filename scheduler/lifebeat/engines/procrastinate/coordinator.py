@@ -1,7 +1,7 @@
 """Many machines on PostgreSQL: a claim puts a run into Procrastinate's queue, and its workers carry it out.
 
-Every process offers the instants of shared jobs as its own clock says. The transaction that claims one puts the run
-into the queue as well, so that neither is ever there without the other.
+Every process offers the instants of shared jobs as its own clock says. Procrastinate's own claim puts the run into its
+queue in the same statement, so that neither is ever there without the other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 QUEUE = "lifebeat"
 INSTANCE_ID = "instance_id"
 ASKING = 8.0
-_JOIN_POLL = 0.25
+_POLL = 0.25
 
 
 class ProcrastinateCoordinator:
@@ -78,10 +78,10 @@ class ProcrastinateCoordinator:
             if found is not None:
                 self._worker.remember(found.run)
                 self._joined = self._as_joined(found)
-            elif left < _JOIN_POLL:
+            elif left < _POLL:
                 raise Unavailable("PostgreSQL: waiting for a sign of life of the processes that were in before")
             else:
-                time.sleep(_JOIN_POLL)
+                time.sleep(_POLL)
         return self._joined
 
     def agree(self, candidate: str) -> str:
@@ -97,13 +97,11 @@ class ProcrastinateCoordinator:
     def claim(self, job_id: str, instant: int) -> bool:
         """Claim an instant and put it into the queue; false, as the engine's workers run it."""
 
-        async def claim_and_defer(app: procrastinate.App) -> None:
-            async with cast("Connector", app.connector).transaction() as connection:
-                if await membership.claim(connection, job_id, instant):
-                    task = app.configure_task(TASK, queue=self._queue, connection=connection)
-                    await task.defer_async(job=job_id, instant=instant)
+        async def defer(app: procrastinate.App) -> None:
+            run = app.configure_task(TASK, queue=self._queue, task_kwargs={"job": job_id, "timestamp": instant}).job
+            await app.job_manager.defer_periodic_job(run, periodic_id=job_id, defer_timestamp=instant)
 
-        self._worker.ask(claim_and_defer, ASKING)
+        self._worker.ask(defer, ASKING)
         self._worker.handed_over()
         return False
 
@@ -115,7 +113,7 @@ class ProcrastinateCoordinator:
         """Do nothing: Procrastinate notes the end of what its workers run."""
 
     def latest(self, job_id: str) -> int | None:
-        """Return the latest instant claimed for a job."""
+        """Return the latest instant that a job has run for."""
         return self._ask(lambda connection: membership.latest(connection, job_id), ASKING)
 
     def drain(self, timeout: float) -> bool:
@@ -132,7 +130,15 @@ class ProcrastinateCoordinator:
                 self._worker.forget()
                 return await membership.leave(connection, self._me)
 
-        last = self._worker.ask(leave, timeout)
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                last = self._worker.ask(leave, max(until - time.monotonic(), 0.05))
+                break
+            except Unavailable:
+                if until - time.monotonic() < _POLL:
+                    raise
+                time.sleep(_POLL)
         self._joined = None
         return last
 

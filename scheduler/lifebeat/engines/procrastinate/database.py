@@ -32,8 +32,8 @@ _CONNECTING: dict[str, Any] = {
 }
 # For the transaction only, since a pooler gives the session to others. It ends what a frozen process would hold up.
 _LIMITS = (
-    "SELECT set_config('idle_in_transaction_session_timeout', '5s', true), "
-    "set_config('statement_timeout', '5s', true), set_config('lock_timeout', '3s', true)"
+    "SELECT set_config('idle_in_transaction_session_timeout', '1s', true), "
+    "set_config('statement_timeout', '4s', true), set_config('lock_timeout', '3s', true)"
 )
 FAILURES = (psycopg.Error, psycopg_pool.PoolTimeout, exceptions.ConnectorException, OSError, TimeoutError)
 

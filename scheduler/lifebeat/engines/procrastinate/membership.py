@@ -29,13 +29,13 @@ DUTY_EVERY = 5.0
 
 _SCHEMA = """
 CREATE TABLE lifebeat (
-    kind text NOT NULL, key text NOT NULL, value jsonb NOT NULL DEFAULT '{}', instants bigint[] NOT NULL DEFAULT '{}',
-    renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (kind, key))
+    kind text NOT NULL, key text NOT NULL, instant bigint NOT NULL DEFAULT 0, value jsonb NOT NULL DEFAULT '{}',
+    renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (kind, key, instant))
 """
 _ROWS = "INSERT INTO lifebeat (kind, key) VALUES ('run', ''), ('duty', '') ON CONFLICT DO NOTHING"
 _PUT = """
 INSERT INTO lifebeat (kind, key, value) VALUES (%(kind)s, %(key)s, %(value)s)
-ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, renewed_at = clock_timestamp()
+ON CONFLICT (kind, key, instant) DO UPDATE SET value = excluded.value, renewed_at = clock_timestamp()
 """
 _OTHERS = """
 SELECT key, value, extract(epoch FROM renewed_at)::float8, extract(epoch FROM clock_timestamp())::float8
@@ -47,24 +47,27 @@ WITH duty AS (
     WHERE kind = 'duty' AND renewed_at < clock_timestamp() - make_interval(secs => %(every)s) RETURNING key),
 member AS (
     INSERT INTO lifebeat (kind, key, value) VALUES ('member', %(key)s, %(value)s)
-    ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value, renewed_at = clock_timestamp())
+    ON CONFLICT (kind, key, instant) DO UPDATE SET value = excluded.value, renewed_at = clock_timestamp())
 SELECT count(*) FROM duty
 """
-# The latest hundred claims of a job are known. What is older is refused, so that whoever was frozen for longer adds
-# nothing; but not because of instants that a clock which was ahead has claimed.
-_CLAIM = """
-INSERT INTO lifebeat AS known (kind, key, instants) VALUES ('claims', %(job)s, ARRAY[%(instant)s::bigint])
-ON CONFLICT (kind, key) DO UPDATE SET
-    instants = (known.instants || %(instant)s::bigint)[greatest(cardinality(known.instants) - 98, 1):],
-    renewed_at = clock_timestamp()
-WHERE %(instant)s <> ALL (known.instants) AND (
-    cardinality(known.instants) < 100 OR %(instant)s > known.instants[1]
-    OR known.instants[1] > extract(epoch FROM clock_timestamp()) * 1000000)
+# One row of the queue for each instant: Procrastinate remembers only a job's newest claim, and an older one that is
+# claimed late, by a process that was frozen, comes a second time. The same row again is one that a dead worker left.
+_BEGIN = """
+INSERT INTO lifebeat AS known (kind, key, instant, value) VALUES ('began', %(job)s, %(instant)s, to_jsonb(%(row)s))
+ON CONFLICT (kind, key, instant) DO UPDATE SET renewed_at = clock_timestamp() WHERE known.value = excluded.value
 RETURNING key
 """
 _LATEST = """
-SELECT max(instant) FROM lifebeat, unnest(instants) AS instant
-WHERE kind = 'claims' AND key = %(job)s AND instant <= extract(epoch FROM clock_timestamp()) * 1000000
+SELECT max(instant) FROM lifebeat
+WHERE kind = 'began' AND key = %(job)s AND instant <= extract(epoch FROM clock_timestamp()) * 1000000
+"""
+_FORGET = """
+DELETE FROM lifebeat AS old
+USING (
+    SELECT key, max(instant) AS newest FROM lifebeat
+    WHERE kind = 'began' AND instant <= extract(epoch FROM clock_timestamp()) * 1000000 GROUP BY key) AS of
+WHERE old.kind = 'began' AND old.key = of.key AND old.instant < of.newest
+AND old.renewed_at < clock_timestamp() - interval '1 hour'
 """
 
 
@@ -160,9 +163,13 @@ class Me:
         return json.dumps({**told, **self.rows})
 
 
+async def lock(connection: Connection) -> None:
+    """Until the transaction ends nobody else makes tables."""
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('lifebeat', 0))")
+
+
 async def prepare(connection: Connection) -> None:
     """Make the table if it is not there; whoever finds it needs no right to make one."""
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('lifebeat', 0))")
     if (await _row(connection, "SELECT to_regclass('lifebeat')"))[0] is None:
         await connection.execute(_SCHEMA)
     await connection.execute(_ROWS)
@@ -221,14 +228,19 @@ async def others(connection: Connection, me: Me) -> list[Member]:
     return [Member(*row) for row in await found.fetchall()]
 
 
-async def claim(connection: Connection, job_id: str, instant: int) -> bool:
-    """Claim an instant, and return whether it was free."""
-    found = await connection.execute(_CLAIM, {"job": job_id, "instant": instant})
+async def begin(connection: Connection, job_id: str, instant: int, row: int) -> bool:
+    """Begin a run, and return whether it is this row of the queue that is to do it."""
+    found = await connection.execute(_BEGIN, {"job": job_id, "instant": instant, "row": row})
     return await found.fetchone() is not None
 
 
+async def forget(connection: Connection) -> None:
+    """Delete what nobody will ask for again."""
+    await connection.execute(_FORGET)
+
+
 async def latest(connection: Connection, job_id: str) -> int | None:
-    """Return the latest instant claimed for a job, none in the future; ``None`` if none ever was."""
+    """Return the latest instant that a job has run for, none in the future; ``None`` if none ever was."""
     found: int | None = (await _row(connection, _LATEST, {"job": job_id}))[0]
     return found
 

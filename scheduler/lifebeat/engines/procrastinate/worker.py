@@ -11,13 +11,13 @@ import contextlib
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import procrastinate
 from procrastinate.jobs import Status
 
 from lifebeat.engines.procrastinate import membership
-from lifebeat.engines.procrastinate.database import FAILURES, Connector, reason, within
+from lifebeat.engines.procrastinate.database import FAILURES, QUERY_TIMEOUT, Connector, reason, within
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
 
 if TYPE_CHECKING:
@@ -187,15 +187,15 @@ class Worker:
             self._retire(app, worker)
 
     async def _prepare(self, app: procrastinate.App, connector: Connector) -> None:
-        if not await app.check_connection_async():
-            if not self._own:
-                raise Unavailable(
-                    "PostgreSQL: the database has no tables of Procrastinate; make them: procrastinate schema --apply"
-                )
-            await app.schema_manager.apply_schema_async()
-        async with connector.transaction() as connection:
+        async with connector.pool.connection() as connection, connection.transaction():
+            await membership.lock(connection)
+            if not await app.check_connection_async():
+                if not self._own:
+                    raise Unavailable("the database has no tables of Procrastinate: procrastinate schema --apply")
+                await app.schema_manager.apply_schema_async()
             await membership.prepare(connection)
-            if self._application is not None:
+        if self._application is not None:
+            async with connector.transaction() as connection:
                 await membership.restore(connection, self._application, self._notes)
                 await membership.renew(connection, self._me)
 
@@ -276,6 +276,8 @@ class Worker:
                 elif job.id not in running:
                     await jobs.retry_job(job)
         await jobs.delete_old_jobs(KEPT_HOURS, queue=self._queue, include_failed=True)
+        async with connector.transaction() as connection:
+            await membership.forget(connection)
 
     def _fail(self, error: BaseException) -> None:
         self._begin_outage(reason(error))
@@ -302,8 +304,13 @@ class Worker:
         """
         if self._draining or self._run is None:
             raise Busy("this process is stopping")
+
+        async def begin(app: procrastinate.App) -> bool:
+            async with cast("Connector", app.connector).pool.connection() as connection:
+                return await membership.begin(connection, job_id, instant, row)
+
         with self._in_hand.hold(row) as begins:
-            if begins:
+            if begins and self.ask(begin, QUERY_TIMEOUT):
                 self._run(job_id, instant)
 
 
@@ -330,7 +337,7 @@ class InHand:
         ended = True
         try:
             yield begins
-        except (Busy, UnknownJob):
+        except (Busy, UnknownJob, Unavailable):
             ended = False
             raise
         finally:
@@ -365,11 +372,11 @@ class InHand:
 def register(app: procrastinate.App, queue: str, bring: Callable[[int, str, int], None], logger: Logger) -> None:
     """Tell a Procrastinate app the task by which runs come back to us."""
 
-    async def lifebeat_run(context: procrastinate.JobContext, *, job: str, instant: int) -> None:
+    async def lifebeat_run(context: procrastinate.JobContext, *, job: str, timestamp: int) -> None:
         assert context.job.id is not None
         try:
-            await in_thread(partial(bring, context.job.id, job, instant), f"lifebeat-{job}")
-        except (Busy, UnknownJob):
+            await in_thread(partial(bring, context.job.id, job, timestamp), f"lifebeat-{job}")
+        except (Busy, UnknownJob, Unavailable):
             raise
         except BaseException:  # a job that calls sys.exit() does not end the worker
             logger.exception("job %s failed", job)
