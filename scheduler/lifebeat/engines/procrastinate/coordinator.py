@@ -113,8 +113,16 @@ class ProcrastinateCoordinator:
         """Do nothing: Procrastinate notes the end of what its workers run."""
 
     def latest(self, job_id: str) -> int | None:
-        """Return the latest instant that a job has run for."""
-        return self._ask(lambda connection: membership.latest(connection, job_id), ASKING)
+        """Return the latest instant claimed for a job."""
+
+        async def look(app: procrastinate.App) -> int | None:
+            rows = await app.job_manager.list_jobs_async(queue=self._queue, task=TASK)
+            queued = [int(str(row.task_kwargs["timestamp"])) for row in rows if row.task_kwargs["job"] == job_id]
+            async with cast("Connector", app.connector).transaction() as connection:
+                began = await membership.latest(connection, job_id)
+            return max(queued if began is None else [*queued, began], default=None)
+
+        return self._worker.ask(look, ASKING)
 
     def drain(self, timeout: float) -> bool:
         """Take no more runs from the queue and wait for those that are under way here."""
@@ -155,9 +163,8 @@ class ProcrastinateCoordinator:
 
     def _as_joined(self, found: membership.Found) -> Joined:
         def moment(at: float) -> Moment:
-            """Return a moment of the server on this machine's clocks: what counts is how long ago it was."""
-            ago, clock = found.now - at, self._clock
-            return Moment(clock.time() - ago, clock.monotonic() - ago, clock.boot_id())
+            """Return a moment of the server: how long ago it was is told by this machine's clock for lengths."""
+            return Moment(at, self._clock.monotonic() - (found.now - at), self._clock.boot_id())
 
         former, unfinished = found.unfinished, None
         if former is not None:

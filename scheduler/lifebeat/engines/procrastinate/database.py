@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import procrastinate
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 QUERY_TIMEOUT = 5.0
 _LISTEN_AGAIN = 0.5
-_POOL = 4
+_POOL_NAME = "lifebeat"
 _CONNECTING: dict[str, Any] = {
     "connect_timeout": 3,
     "keepalives_idle": 10,
@@ -47,16 +48,24 @@ class Connector(procrastinate.PsycopgConnector):
     """
 
     def __init__(self, database: str) -> None:
+        self._database = conninfo(database)
         super().__init__(
-            conninfo=conninfo(database),
+            conninfo=self._database,
+            name=_POOL_NAME,
             kwargs={"prepare_threshold": None},
             configure=_configure,
             min_size=0,
-            max_size=_POOL,
+            max_size=4,
             timeout=QUERY_TIMEOUT - 1,
             reconnect_timeout=QUERY_TIMEOUT - 2,
         )
         self.retired = asyncio.Event()
+        logging.getLogger("psycopg.pool").addFilter(_is_not_ours)
+
+    async def probe(self) -> None:
+        """Connect once, as a pool does not tell why it cannot."""
+        async with await psycopg.AsyncConnection.connect(self._database):
+            pass
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         await _answered(super().execute_query_async(query, **arguments))
@@ -139,6 +148,11 @@ async def _answered(query: Awaitable[T]) -> T:
         return await within(QUERY_TIMEOUT, query)
     except TimeoutError as error:
         raise exceptions.ConnectorException from error
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    """Return whether a line is of another pool; what ours would say at each attempt is said once elsewhere."""
+    return not (isinstance(record.args, tuple) and record.args[:1] == (_POOL_NAME,))
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:

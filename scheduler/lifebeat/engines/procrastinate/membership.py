@@ -186,7 +186,9 @@ async def join(connection: Connection, me: Me) -> Found | None:
         if None in lives and True not in lives:
             return None
         if True not in lives or run.ended_by is not None:
-            return await _begin(connection, me, run, members, now)
+            dead = [member.key for member, alive in zip(members, lives, strict=True) if not alive]
+            return await _begin(connection, me, run, members, dead)
+    me.arrived = None
     run = Run(run.id or uuid.uuid4().hex, run.started or now, run.starter)
     await _keep(connection, run)
     await connection.execute(_PUT, {"kind": "member", "key": me.key, "value": me.as_json()})
@@ -264,17 +266,17 @@ def _lives(member: Member, me: Me, now: float) -> bool | None:
     return True if member.is_seen_alive or member.renewed > me.arrived else None
 
 
-async def _begin(connection: Connection, me: Me, former: Run, members: list[Member], now: float) -> Found:
+async def _begin(connection: Connection, me: Me, former: Run, members: list[Member], dead: list[str]) -> Found:
     """Begin a new run of the application."""
-    run = Run(uuid.uuid4().hex, now, me.key)
+    run = Run(uuid.uuid4().hex, await _time(connection), me.key)
     # Who left last was the last one if nobody has said since that he lives: a kill is no end, but that was one.
     left_last = former.left is not None and all(member.renewed <= former.left for member in members)
     unfinished = former if former.ended_by is None and left_last else None
-    dead = [member.key for member in members if not _lives(member, me, now)]
     await connection.execute("DELETE FROM lifebeat WHERE kind = 'member' AND key = ANY(%s)", [dead])
     await _keep(connection, run)
     await connection.execute(_PUT, {"kind": "member", "key": me.key, "value": me.as_json()})
-    return Found(run, unfinished, now)
+    me.arrived = None
+    return Found(run, unfinished, run.started)
 
 
 async def _locked(connection: Connection) -> Run:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from functools import partial
@@ -19,6 +20,7 @@ from procrastinate.jobs import Status
 from lifebeat.engines.procrastinate import membership
 from lifebeat.engines.procrastinate.database import FAILURES, QUERY_TIMEOUT, Connector, reason, within
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
+from lifebeat.storage import threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -37,6 +39,7 @@ ATTEMPTS = 20
 POLL = 2.5
 SETTLED_AFTER = 60.0
 KEPT_HOURS = 24
+_NAME = "lifebeat"
 _OPENING = 8.0
 _WAITS = (0.2, 0.5, 1.0, 2.0)
 
@@ -75,12 +78,12 @@ class Worker:
         self._closed = asyncio.Event()
         self.renewing = asyncio.Lock()
         self._workers: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._work, name="lifebeat-engine", daemon=True)
 
     def start(self, run: RunInstant) -> None:
         """Connect in the background, and give runs to ``run``."""
         self._run = run
-        self._thread.start()
+        if not threads.start("engine", self._work):
+            self._begin_outage("no thread can be started")
 
     def ask(self, work: Callable[[procrastinate.App], Awaitable[T]], timeout: float) -> T:
         """Do something in the database within ``timeout`` seconds.
@@ -134,6 +137,8 @@ class Worker:
     # -- in the thread ---------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        # What it would say about an outage is said by us, once.
+        logging.getLogger(f"procrastinate.worker.{_NAME}").setLevel(logging.CRITICAL)
         # Such as an end that Procrastinate could not note, which is noted later.
         self._loop.set_exception_handler(lambda _, what: self._logger.debug("engine: %s", what))
         with contextlib.closing(self._loop):
@@ -164,6 +169,7 @@ class Worker:
         waits: list[asyncio.Task[Any]] = []
         worker: asyncio.Task[None] | None = None
         try:
+            await within(_OPENING, connector.probe())
             await within(_OPENING, app.open_async())
             await within(_OPENING, self._prepare(app, connector))
             self._app = app
@@ -203,7 +209,7 @@ class Worker:
         worker = asyncio.create_task(
             app.run_worker_async(
                 queues=[self._queue],
-                name="lifebeat",
+                name=_NAME,
                 concurrency=CONCURRENCY,
                 fetch_job_polling_interval=POLL,
                 delete_jobs="successful",
@@ -375,7 +381,7 @@ def register(app: procrastinate.App, queue: str, bring: Callable[[int, str, int]
     async def lifebeat_run(context: procrastinate.JobContext, *, job: str, timestamp: int) -> None:
         assert context.job.id is not None
         try:
-            await in_thread(partial(bring, context.job.id, job, timestamp), f"lifebeat-{job}")
+            await in_thread(partial(bring, context.job.id, job, timestamp), job)
         except (Busy, UnknownJob, Unavailable):
             raise
         except BaseException:  # a job that calls sys.exit() does not end the worker
@@ -416,6 +422,7 @@ async def in_thread(work: Callable[[], None], name: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(end, found)
 
-    threading.Thread(target=target, name=name, daemon=True).start()
+    if not threads.start(name, target):
+        raise Busy("no thread can be started")
     if (error := await done) is not None:
         raise error
