@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from lifebeat.storage.forks import guard
 from lifebeat_jobs import agreement
 from lifebeat_jobs.answers import OK, Answer, shown
-from lifebeat_jobs.log import say
 from lifebeat_jobs.outbox import LONGEST_BACKOFF
 from lifebeat_jobs.privacy import Machine, this_machine, why_withheld
 
@@ -198,16 +197,14 @@ class Delivery:
         }
         self.outbox.set_note(OUTAGE, json.dumps(note))
         if is_new:
-            say(
-                self.context.logger,
-                "telemetry cannot be delivered to %s (%s); will retry", shown(host), answer.words,
-            )  # fmt: skip
+            words = "telemetry cannot be delivered to %s (%s); will retry"
+            self.context.logger.warning(words, shown(host), answer.words)
 
     def _end_outage(self, host: str) -> None:
         """Forget it, and say once that delivery works again."""
         if _outage(self.outbox) is not None:
             self.outbox.set_note(OUTAGE, "")
-            say(self.context.logger, "telemetry is delivered to %s again", shown(host))
+            self.context.logger.warning("telemetry is delivered to %s again", shown(host))
 
 
 def withdraw(outbox: Outbox, consent: Consent) -> None:

@@ -91,7 +91,7 @@ class Event:
         if not _NAME.fullmatch(cls.__dict__.get("name", "")):
             raise TypeError(f'{where} has no name; give it one such as name: ClassVar[str] = "imported"')
         former = _declared.get(cls.name)
-        if former is not None and former.__qualname__ != cls.__qualname__:
+        if former is not None and (former.__module__, former.__name__) != (cls.__module__, cls.__name__):
             raise TypeError(f"{where}.name: {cls.name!r} is taken by {former.__module__}.{former.__qualname__}")
         form_of(cls)
         _declared[cls.name] = cls

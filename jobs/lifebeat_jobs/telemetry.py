@@ -15,11 +15,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lifebeat import installation
 from lifebeat.errors import LifebeatError
 from lifebeat.storage import state_dir as statedir
 from lifebeat_jobs import agreement, description, events, identity, privacy
-from lifebeat_jobs.log import INFO, WARNING, say
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
@@ -90,7 +88,7 @@ def record(context: JobContext, kind: type[events.Event], **properties: Any) -> 
     try:
         recorded = _record(context, kind, properties, _now(context))
     except (ValueError, LifebeatError) as error:
-        say(context.logger, "the event %s was not recorded: %s", kind.name, error)
+        context.logger.warning("the event %s was not recorded: %s", kind.name, error)
         return False
     _deliver_in_background(context)
     return recorded
@@ -103,14 +101,13 @@ def _record(
     if not context.read_consent().is_on:
         return False
     outbox = open_outbox(context, create=True)
-    own_id = context.instance_id or installation.make_id(settings, context.config_dir, context.state_dir)
-    if own_id is None:
+    if context.instance_id is None:
         if outbox.note_once("no-id", str(context.clock.time())):
-            say(context.logger, "telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
+            context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
         return False
     _begin(context, outbox)
     machine = privacy.this_machine()
-    sent_as = identity.sender(settings, outbox, own_id, moment)
+    sent_as = identity.sender(settings, outbox, context.instance_id, moment)
     event = kind(**description.surroundings(settings, sent_as, machine), **more)
     merges = merges and identity.mode_of(settings) != identity.NONE
     event_id = events.uuid7(moment, *([sent_as, event.name, events.timestamp(moment)] if merges else []))
@@ -119,7 +116,7 @@ def _record(
 
 
 def _begin(context: JobContext, outbox: Outbox) -> None:
-    """Say once per installation, before anything is collected, what is sent, where to, and how to stop it."""
+    """Say what is sent, where to, and how to stop it: once per installation, before anything is collected."""
     if outbox.note("notice") is not None:
         return
     identity.begin(outbox, context.clock)
@@ -127,16 +124,15 @@ def _begin(context: JobContext, outbox: Outbox) -> None:
     if outbox.note_once("notice", str(context.clock.time())):
         logger = context.logger
         # A host without a log configuration shows warnings only, and this line must be seen.
-        level = INFO if logger.isEnabledFor(INFO) and logger.hasHandlers() else WARNING
-        say(logger, "%s", description.notice(context), level=level)
+        level = 20 if logger.isEnabledFor(20) and logger.hasHandlers() else 30
+        logger.log(level, "%s", description.notice(context))
 
 
 def _keep(context: JobContext, outbox: Outbox, made: dict[str, Any], machine: privacy.Machine) -> bool:
     name, event_id = made["event"], made["uuid"]
     body = agreement.permit(outbox, context.read_settings(), made)
     if body != made and outbox.note_once(f"new fields of {agreement.version(context.settings)}", ""):
-        say(
-            context.logger,
+        context.logger.warning(
             "this version would send more (%s) than this installation has agreed to, and sends only that. "
             "See it: %s. Agree: %s",
             ", ".join(agreement.named(agreement.unaccepted(outbox, context.read_settings()))),
@@ -152,7 +148,7 @@ def _keep(context: JobContext, outbox: Outbox, made: dict[str, Any], machine: pr
         outbox.record(event_id, name, text)
     else:
         outbox.suppressed(event_id, name, text, reason)
-        say(context.logger, "the event %s was blocked by the privacy check: %s (see: lifebeat log)", name, reason)
+        context.logger.warning("the event %s was blocked by the privacy check: %s (see: lifebeat log)", name, reason)
     return reason is None
 
 
@@ -177,7 +173,7 @@ def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
         bytes=settings.outbox_bytes,
         age=settings.outbox_age.total_seconds(),
     )
-    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(say, context.logger, "%s"))
+    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(context.logger.warning, "%s"))
     if context.state_dir is None:
         return _memory.setdefault(context.config_dir, make(None))
     if create:
@@ -208,7 +204,7 @@ def _deliver(context: JobContext) -> None:
         context.logger.debug("telemetry was not delivered: %s", error)
         return
     except Exception as error:  # noqa: BLE001 - in a thread of its own it would be a traceback on the host's stderr
-        say(context.logger, "telemetry was not delivered: %s", type(error).__name__)
+        context.logger.warning("telemetry was not delivered: %s", type(error).__name__)
         return
     if again is not None:
         context.later(DELIVERY, again, partial(_deliver_in_background, context))

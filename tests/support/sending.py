@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import installation
 from lifebeat.context import Consent, JobContext
+from lifebeat.log import get_logger
 from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import FakeClock
 from lifebeat_jobs import telemetry
@@ -74,7 +74,7 @@ class Application:
             config_dir=self.directory,
             state_dir=self.state_dir,
             clock=self.clock,
-            logger=logging.getLogger("lifebeat"),
+            logger=get_logger(),
             timeout=None if timeout is None else timedelta(seconds=timeout),
             read_settings=self.settings,
             read_consent=self.consent,
