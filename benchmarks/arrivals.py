@@ -94,7 +94,7 @@ def section(found: dict[str, Any]) -> str:
     return (
         "## A fleet\n\n![Requests a second](pictures/fleet.svg)\n\n"
         f"{found['scenario']['instances']:,} instances over two days, simulated with Lifebeat's own scheduling,\n"
-        "claims, delivery and back-off on a clock that is set.\n"
+        "waits on a clock that is set.\n"
         f"{compared['instances']} of them lived the same days with real files and HTTP:\n"
         f"{compared['events']:,} events, {len(compared['different'])} instances differ. Ratios are over the mean of a\n"
         f"usual day; the picture is cut off at {SHOWN} times that.\n\n" + table(["", "", ""], rows)

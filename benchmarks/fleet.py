@@ -1,9 +1,9 @@
 """A fleet of a million instances over two days: what PostHog hears of it, by the minute, and whether anything is lost.
 
-``python benchmarks/fleet.py`` prints the figures, with ``--json`` the raw ones. Nothing of this is a model of Lifebeat:
-the instants, the claims, the make-up of a missed heartbeat, the delivery and its back-off are its own code on a clock
-that is set. The outbox and the network are stood in for, since a million files do not fit; a sample lives the same days
-a second time with real ones, and both have to agree on each event, to the second and the number of attempts.
+``python benchmarks/fleet.py`` prints the figures, with ``--json`` the raw ones. The instants and the waits between
+attempts are Lifebeat's own, on a clock that is set. The outbox and the network are stood in for, since a million files
+do not fit; a sample lives the same days a second time with real ones, and both have to agree on each event, to the
+second and the number of attempts.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from fleet_life import World
+from fleet_life import grid
 from fleet_light import Tally, simulated
-from fleet_scenario import BEGINNING, DAY, HOUR, MINUTE, Scenario, instance_id
+from fleet_scenario import BEGINNING, DAY, HOUR, MINUTE, Scenario
 from fleet_whole import differences
 
-from lifebeat.schedule.instants import SECOND, instants_of
+from lifebeat.schedule.instants import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,11 +63,9 @@ def measured(scenario: Scenario, *, sample: int, processes: int) -> dict[str, An
 
 def _telling(scenario: Scenario) -> Iterator[int]:
     """Instances for the sample, in turns: heartbeat due in the outage, due in the power cut, and like any other."""
-    heartbeat = World(scenario).heartbeat
 
     def due(begin: float, end: float, number: int) -> bool:
-        grid = instants_of(heartbeat.trigger, job_id=heartbeat.id, seed=instance_id(number), started_at=0.0)
-        last = None if grid is None else grid.latest(int((BEGINNING + end) * SECOND))
+        last = grid(number).latest(int((BEGINNING + end) * SECOND))
         return last is not None and last >= (BEGINNING + begin) * SECOND
 
     everyone = range(scenario.instances)

@@ -1,31 +1,24 @@
-"""An instance of which a million fit: Lifebeat's own delivery, an outbox in memory and a PostHog that is a function.
+"""An instance of which a million fit: Lifebeat's own waits, in place of an outbox a list, of PostHog a function.
 
-That the outbox in memory and the few lines here do what the real ones do is checked by ``fleet_whole``.
+That this is what the real outbox and delivery do is checked by ``fleet_whole``, to the second and the attempt.
 """
 
 from __future__ import annotations
 
-import contextlib
+import random
 from array import array
-from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from fleet_life import NEVER, Instance, World
+from fleet_life import NEVER, Instance
 from fleet_scenario import BEGINNING, Scenario
 
-from lifebeat_jobs.delivery import Delivery, begin_boot, until_next_attempt
-from lifebeat_jobs.outbox import LONGEST_BACKOFF, Entry, Outbox, Waiting
-from lifebeat_jobs.privacy import Machine
+from lifebeat_jobs.delivery import AFTER_BOOT, pause
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
-    from lifebeat.once.files import Presence
-    from lifebeat_jobs.answers import Answer
-
-NOBODY = Machine((), frozenset())
 KINDS = ("startup", "heartbeat", "shutdown")
 AFTER = 12 * 3600
 
@@ -54,7 +47,7 @@ class Tally:
 
     @classmethod
     def over(cls, seconds: float) -> Tally:
-        """Nothing yet, for so long."""
+        """Return one with nothing in it yet, for so long."""
 
         def blank() -> array[int]:
             return array("I", bytes(4 * (int(seconds) + AFTER)))
@@ -74,109 +67,42 @@ class Tally:
         return [self.requests, self.refused, *self.taken.values()]
 
 
-class Queue(Outbox):
-    """What an outbox does, without a file."""
+@dataclass(slots=True)
+class Waiting:
+    """An event.
 
-    def __init__(self, world: World) -> None:  # the base class's would make a store
-        self.rows: dict[str, Entry] = {}
-        self.waits: list[Entry] = []
-        self._notes: dict[str, str] = {}
-        self._clock = world.clock
+    Attributes:
+        kind: Its name.
+        attempts: How often it was sent.
+        due: When it may be sent again.
+        arrived: How often PostHog has it.
+        delivered: When it was delivered; ``None`` while it waits.
+    """
 
-    def record(self, uuid: str, event: str, body: str) -> None:
-        now = self._clock.time()
-        self.waits.append(Entry(uuid, event, body, now, "waiting", 0, now, None, None, None))
-
-    def due(self, limit: int, *, early: bool = False, skip: int = 0) -> list[Entry]:
-        now = self._clock.time()
-        return [one for one in self.waits if early or _due(one, now) <= now][skip : skip + limit]
-
-    def is_waiting(self, uuid: str) -> bool:
-        return any(one.uuid == uuid for one in self.waits)
-
-    def delivered(self, uuids: Iterable[str], status: int) -> None:
-        gone, now = set(uuids), self._clock.time()
-        for one in self.waits:
-            if one.uuid in gone:
-                self.rows[one.uuid] = one._replace(
-                    state="delivered", attempts=one.attempts + 1, next_attempt=None, status=status, finished_at=now
-                )
-        self.waits = [one for one in self.waits if one.uuid not in gone]
-
-    def postponed(self, uuids: Iterable[str], *, until: float, answer: str, status: int | None) -> None:
-        late = set(uuids)
-        self.waits = [
-            one._replace(attempts=one.attempts + 1, next_attempt=until, answer=answer, status=status)
-            if one.uuid in late
-            else one
-            for one in self.waits
-        ]
-
-    def waiting(self) -> Waiting:
-        now = self._clock.time()
-        return Waiting(len(self.waits), next_attempt=min((_due(one, now) for one in self.waits), default=None))
-
-    def note(self, key: str) -> str | None:
-        return self._notes.get(key)
-
-    @contextlib.contextmanager
-    def sending(self) -> Generator[bool]:
-        yield True
-
-    def set_note(self, key: str, value: str) -> None:
-        self._notes[key] = value
-
-
-class Going(Delivery):
-    """A delivery of what are no real events, and are not looked at."""
-
-    def _next(self) -> list[Entry]:
-        return self.outbox.due(self.batch, early=True)
-
-
-def _due(one: Entry, now: float) -> float:
-    due = one.next_attempt or 0.0
-    return now if due > now + LONGEST_BACKOFF else due
-
-
-class Register:
-    """What a register of processes says about claims, without a file."""
-
-    def __init__(self) -> None:
-        self._claimed: set[float] = set()
-
-    def claim(self, job_id: str, instant: float) -> bool:  # noqa: ARG002 - there is one job
-        """Whether the instant is the caller's to run."""
-        is_new = instant not in self._claimed
-        self._claimed.add(instant)
-        return is_new
-
-    def last_claim(self, job_id: str) -> float | None:  # noqa: ARG002 - there is one job
-        """The latest instant claimed."""
-        return max(self._claimed, default=None)
+    kind: str
+    attempts: int = 0
+    due: float = 0.0
+    arrived: int = 0
+    delivered: float | None = None
 
 
 class Light(Instance):
     """An instance in memory, which counts into a tally."""
 
-    def __init__(self, world: World, number: int, tally: Tally) -> None:
-        super().__init__(world, number)
-        self.house = cast("Presence", Register())
-        self.queue = Queue(world)
-        self._context = world.context(Path(), world.settings)
+    def __init__(self, scenario: Scenario, number: int, tally: Tally) -> None:
+        super().__init__(scenario, number)
+        self.events: list[Waiting] = []
+        self._waits: list[Waiting] = []
         self._tally = tally
-        self._made = 0
-        self._arrived: Counter[str] = Counter()
+        self._boot: str | None = None
+        self._held_until = self._failing_until = 0.0
 
     def live(self) -> None:
         super().live()
-        self._tally.recorded += self._made
-        self._tally.lost += self._made - len(self._arrived)
-        self._tally.repeated += self._arrived.total() - len(self._arrived)
-
-    def begin(self) -> None:
-        self._boot()
-        super().begin()
+        before = 0 if self.scenario.is_new(self.number) else 1  # its startup before the days began
+        self._tally.recorded += len(self.events) - before
+        self._tally.lost += sum(not one.arrived for one in self.events)
+        self._tally.repeated += sum(max(one.arrived - 1, 0) for one in self.events)
 
     def startup(self) -> None:
         self._record("startup")
@@ -192,41 +118,58 @@ class Light(Instance):
 
     def deliver(self) -> None:
         self._go()
-        again = until_next_attempt(self._context, self.queue)
-        self.alarm = NEVER if again is None else self.world.clock.now + again.total_seconds()
-
-    def _boot(self) -> None:
-        self.world.clock.boots = self.boots
-        begin_boot(self.queue, self.world.clock, self.draw)
+        if not self._waits:
+            self.alarm = NEVER
+            return
+        until = max(min(one.due for one in self._waits), self._held_until, self._failing_until)
+        # To the microsecond, as the scheduler is told; so it may come a little early, and again after a second.
+        self.alarm = self.clock.now + timedelta(seconds=max(until - self.clock.now, 1.0)).total_seconds()
 
     def _record(self, kind: str) -> None:
-        self._made += 1
-        self.queue.record(str(self._made), kind, str(self._made))
+        self.events.append(Waiting(kind, due=self.clock.now))
+        self._waits.append(self.events[-1])
 
     def _go(self, *, leaving: bool = False) -> None:
-        self._boot()
-        Going(self._context, self.queue, draw=self.draw, machine=NOBODY, leaving=leaving, reach=lambda: self._ask).run()
+        now, boot = self.clock.now, self.clock.boot_id()
+        if boot != self._boot:
+            self._held_until = now + (0.0 if self._boot is None else random.random() * AFTER_BOOT)
+            self._boot = boot
+        if (now < self._held_until and not leaving) or all(one.due > now for one in self._waits):
+            return
+        answer, takes = self.scenario.answer(now, self.number)
+        self._count(answered=answer.delivered, takes=takes)
+        for one in self._waits:
+            one.attempts += 1
+        if answer.delivered:
+            for one in self._waits:
+                one.delivered = now
+            self._waits = []
+            self._failing_until = 0.0
+            return
+        self._failing_until = now + pause(answer, max(one.attempts for one in self._waits) - 1)
+        for one in self._waits:
+            one.due = self._failing_until
 
-    def _ask(self, bodies: list[str], *_: object) -> Answer:
-        second = int(self.world.clock.now - BEGINNING)
-        answer, takes = self.world.scenario.answer(self.world.clock.now, self.number)
-        self._tally.requests[second] += 1
-        self._tally.refused[second] += not answer.delivered
+    def _count(self, *, answered: bool, takes: bool) -> None:
+        second = int(self.clock.now - BEGINNING)
+        if second >= 0:
+            self._tally.requests[second] += 1
+            self._tally.refused[second] += not answered
         if takes:
-            for one in [one for one in self.queue.waits if one.body in bodies]:
+            for one in self._waits:
                 self._take(one, second)
-        return answer
 
-    def _take(self, one: Entry, second: int) -> None:
-        self._tally.taken[one.event][second] += 1
-        self._arrived[one.uuid] += 1
-        if one.attempts and self._arrived[one.uuid] == 1 and second >= self.world.scenario.outage_end:
-            self._tally.lags.append(second - self.world.scenario.outage_end)
+    def _take(self, one: Waiting, second: int) -> None:
+        one.arrived += 1
+        if second >= 0:
+            self._tally.taken[one.kind][second] += 1
+        if one.attempts and one.arrived == 1 and second >= self.scenario.outage_end:
+            self._tally.lags.append(second - self.scenario.outage_end)
 
 
 def simulated(scenario: Scenario, numbers: Iterable[int]) -> Tally:
-    """These instances' days."""
-    world, tally = World(scenario), Tally.over(scenario.end)
+    """Return what these instances' days were like."""
+    tally = Tally.over(scenario.end)
     for number in numbers:
-        Light(world, number, tally).live()
+        Light(scenario, number, tally).live()
     return tally

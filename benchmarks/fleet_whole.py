@@ -1,52 +1,47 @@
-"""The same instance with all that is real: job functions, outbox and claims on disk, the SDK, HTTP to a server."""
+"""The same instance with all that is real: job functions, outbox on disk, HTTP to a server."""
 
 from __future__ import annotations
 
-import json
+import logging
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fleet_life import Instance, World
+from fleet_life import Instance
 from fleet_light import Light, Tally
+from fleet_scenario import instance_id
 
-from lifebeat.once.files import Presence
-from lifebeat.testing import PostHogServer
+from lifebeat.context import Consent, JobContext
+from lifebeat.log import Logger
+from lifebeat.schedule.instants import SECOND, to_datetime
+from lifebeat.settings.source import ConfigSource
+from lifebeat.testing import PostHogServer, telemetry_allowed
 from lifebeat_jobs import telemetry
-from lifebeat_jobs.delivery import begin_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import timedelta
 
     from fleet_scenario import Scenario
 
-    from lifebeat.context import JobContext
-    from lifebeat_jobs.outbox import Entry
-
-Line = tuple[str, float, int, float | None]
+Line = tuple[str, int, float | None]
+LOGGER = Logger(logging.getLogger("fleet"), {})
+LOGGER.setLevel(logging.CRITICAL)
 
 
 class Whole(Instance):
     """An instance in a directory."""
 
-    def __init__(self, world: World, number: int, directory: Path, server: PostHogServer) -> None:
-        super().__init__(world, number)
-        (directory / "config.json").write_text(json.dumps({"telemetryInstanceId": self.id}))
+    def __init__(self, scenario: Scenario, number: int, directory: Path, server: PostHogServer) -> None:
+        super().__init__(scenario, number)
+        environ = {**telemetry_allowed(), "TELEMETRY_HOST": server.url, "TELEMETRY_API_KEY": "phc_fleet"}
+        self._settings = ConfigSource(directory, environ=environ, modules={}).read()
         self._directory = directory
         self._server = server
-        self._settings = world.settings_of(directory)
         self._refuses = False
-        self.house = Presence(directory, clock=world.clock)
-
-    def begin(self) -> None:
-        """It was there before: it knows the boot."""
-        self.world.clock.boots = self.boots
-        begin_boot(telemetry.open_outbox(self._context(), create=True), self.world.clock, self.draw)
-        super().begin()
 
     def startup(self) -> None:
-        """The application started, maybe on a machine that was booted meanwhile."""
+        """The application started."""
         self._do(telemetry.startup)
 
     def heartbeat(self) -> None:
@@ -63,18 +58,17 @@ class Whole(Instance):
         self._again()
 
     def ledger(self) -> list[Line]:
-        """What became of each event, in the order in which they were recorded."""
-        return _lines(reversed(telemetry.open_outbox(self._context()).entries(limit=1000)))
+        """Return what became of each event, in the order in which they were recorded."""
+        entries = telemetry.open_outbox(self._context()).entries(limit=1000)
+        return [(one.event, one.attempts, one.finished_at) for one in reversed(entries)]
 
     def _do(self, job: Callable[[JobContext], None]) -> None:
         self._prepare()
         job(self._context())
 
     def _prepare(self) -> None:
-        """Let chance begin anew, and the server do what the scenario says."""
-        self.seed()
-        self.world.clock.boots = self.boots
-        answer, takes = self.world.scenario.answer(self.world.clock.now, self.number)
+        """Let the server do what the scenario says."""
+        answer, takes = self.scenario.answer(self.clock.now, self.number)
         refuses = answer.status is None and not takes
         if refuses != self._refuses:
             (self._server.refuse if refuses else self._server.accept_again)()
@@ -85,37 +79,45 @@ class Whole(Instance):
             self._server.answer(503)
 
     def _context(self) -> JobContext:
-        return self.world.context(self._directory, self._settings, background=_at_once, later=self._later)
+        now = to_datetime(int(self.clock.now * SECOND))
+        return JobContext(
+            job_id="fleet",
+            instant=now,
+            started_at=now,
+            uptime=timedelta(0),
+            settings=self._settings,
+            instance_id=instance_id(self.number),
+            config_dir=self._directory,
+            state_dir=self._directory,
+            clock=self.clock,
+            logger=LOGGER,
+            timeout=None,
+            read_settings=lambda: self._settings,
+            read_consent=lambda: Consent("on", "", ""),
+            background=lambda _, work: work(),
+            later=self._later,
+        )
 
     def _later(self, _: str, delay: timedelta, work: Callable[[], None]) -> None:
-        self.alarm, self._again = self.world.clock.now + delay.total_seconds(), work
-
-
-def _at_once(_: str, work: Callable[[], None]) -> None:
-    work()
-
-
-def _lines(entries: Iterable[Entry]) -> list[Line]:
-    return [(one.event, one.recorded_at, one.attempts, one.finished_at) for one in entries]
+        self.alarm, self._again = self.clock.now + delay.total_seconds(), work
 
 
 def differences(scenario: Scenario, numbers: Iterable[int]) -> tuple[int, list[str]]:
     """Live these instances' days twice, in memory and whole; how many events they had, and where they differ."""
     events, found = 0, list[str]()
     for number in numbers:
-        tally = Tally.over(scenario.end)
-        light = Light(World(scenario), number, tally)
+        light = Light(scenario, number, Tally.over(scenario.end))
         light.live()
+        expected = [(one.kind, one.attempts, one.delivered) for one in light.events]
         lines, taken = _whole(scenario, number)
         events += len(lines)
-        expected = _lines(light.queue.rows.values())
-        if (lines, taken) != (expected, sum(map(sum, tally.taken.values()))):
+        if (lines, taken) != (expected, sum(one.arrived for one in light.events)):
             found.append(f"instance {number}: in memory {expected}, whole {lines} and {taken} events taken")
     return events, found
 
 
 def _whole(scenario: Scenario, number: int) -> tuple[list[Line], int]:
     with tempfile.TemporaryDirectory() as directory, PostHogServer() as server:
-        one = Whole(World(scenario, server.url), number, Path(directory), server)
+        one = Whole(scenario, number, Path(directory), server)
         one.live()
         return one.ledger(), len(server.events)
