@@ -12,28 +12,28 @@ import pytest
 
 from dashboard import holds, pieces, template, tiles
 from lifebeat.testing import PostHogServer
+from project import serve
 from projectapi import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lifebeat.testing.project import Project
+    from project import Project
 
 PERSONAL = "phx_test"
 
 
 @pytest.fixture
 def server() -> Iterator[PostHogServer]:
-    """A PostHog with the API of its project 7."""
+    """A PostHog."""
     with PostHogServer() as found:
-        found.project(7, personal_api_key=PERSONAL)
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def project(server: PostHogServer) -> Project:
-    """That project."""
-    return server.project(7)
+    """The API of its project 7."""
+    return serve(server, 7, PERSONAL)
 
 
 def run(server: PostHogServer | None, *args: str, key: str = PERSONAL) -> tuple[int, str, str]:
@@ -249,7 +249,7 @@ def test_a_wrong_key(server: PostHogServer, project: Project, key: str, words: s
 def test_a_redirect_is_not_followed(server: PostHogServer) -> None:
     """Another host is named but not asked: the key goes only where it was told to."""
     with PostHogServer() as other:
-        other.project(7)
+        serve(other, 7, PERSONAL)
         server.answer(301, {"Location": f"{other.url}/api/projects/7/"})
         code, _, err = run(server)
         assert (code, f"points to '{other.url}" in err, other.connections) == (1, True, 0)

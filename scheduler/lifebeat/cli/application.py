@@ -126,6 +126,7 @@ class Application:
     @property
     def telemetry(self) -> JobModule:
         """What the telemetry job module offers beside its jobs; imported when a command asks for it."""
+        _ = self.jobs  # their modules may declare events
         return cast("JobModule", importlib.import_module(TELEMETRY))
 
     def context(self, command: str) -> JobContext:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from http.server import BaseHTTPRequestHandler
 
-    from lifebeat.testing.project import Project
-
 _LOOPBACK = "127.0.0.1"
 _STOP_TIMEOUT = 1.0
 
@@ -41,7 +39,6 @@ class PostHogServer(Arrivals):
         self._address = address
         # One entry per endpoint. A path that ends in "/" covers all below it; any other, itself with or without "/".
         self._endpoints: dict[tuple[str, str], Callable[[Request], Answer]] = {("POST", "/batch"): self._batch}
-        self._project: Project | None = None
         self._listener: Listener | None = None
         self._orders: Orders = Orders()
         self._released = threading.Event()
@@ -94,20 +91,15 @@ class PostHogServer(Arrivals):
             self._changed.wait_for(lambda: self._listener is None or not self._listener.waiting(), _STOP_TIMEOUT)
             return self._connections
 
-    def project(self, number: int = 1, *, personal_api_key: str = "phx_test") -> Project:
-        """The API behind the app: one project with its dashboards, as a maintainer's scripts see it.
+    def serve(self, method: str, path: str, reply: Callable[[Request], Answer]) -> None:
+        """Answer requests for another path too.
 
         Args:
-            number: The project's ID.
-            personal_api_key: The key that its callers have to give.
+            method: Such as ``GET``.
+            path: The path; one that ends in ``/`` covers all below it.
+            reply: Makes the answer.
         """
-        if self._project is None:
-            from lifebeat.testing.project import Project
-
-            self._project = made = Project(number, personal_api_key)
-            for method in ("GET", "POST", "PATCH"):
-                self._endpoints[method, f"/api/projects/{number}/"] = lambda request: Answer(*made.answer(request))
-        return self._project
+        self._endpoints[method, path] = reply
 
     def answer(
         self,

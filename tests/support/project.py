@@ -7,14 +7,24 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from lifebeat.testing import Answer
+
 if TYPE_CHECKING:
-    from lifebeat.testing.messages import Request
+    from lifebeat.testing import PostHogServer, Request
 
 Json = dict[str, Any]
 _PAGE = 100
 _TEMPLATE = "dashboards/create_from_template_json"
 _TEMPLATE_FIELDS = {"template_name": str, "dashboard_description": str, "dashboard_filters": dict, "tiles": list}
 _UNKNOWN_KEY = "Personal API key found in request Authorization header is invalid."
+
+
+def serve(server: PostHogServer, number: int, personal_api_key: str) -> Project:
+    """Have a receiver answer as the app behind it: one project, as a maintainer's scripts see it."""
+    made = Project(number, personal_api_key)
+    for method in ("GET", "POST", "PATCH"):
+        server.serve(method, f"/api/projects/{number}/", lambda request: Answer(*made.answer(request)))
+    return made
 
 
 class Project:
@@ -71,7 +81,7 @@ class Project:
     def answer(self, request: Request) -> tuple[int, bytes]:
         """The status and the body of the answer."""
         status, found = self._answer(request)
-        if request.method != "GET" and status < 300:  # noqa: PLR2004 - 2xx
+        if request.method != "GET" and status < 300:
             self.changes.append((request.method, request.path))
         return status, json.dumps(found).encode()
 
