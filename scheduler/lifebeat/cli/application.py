@@ -7,148 +7,90 @@ import importlib
 import os
 import stat
 import sys
-from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from lifebeat import consent, installation
 from lifebeat.clock import SystemClock
-from lifebeat.context import JobContext
 from lifebeat.errors import LifebeatError
-from lifebeat.jobfile import reader
+from lifebeat.lifecycle import application as lifecycle
 from lifebeat.log import get_logger
-from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.settings.source import ConfigSource, config_dir
 from lifebeat.settings.table import BY_NAME
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from lifebeat.context import Consent, JobModule
+    from lifebeat.context import JobModule
     from lifebeat.errors import Problem
     from lifebeat.installation import Record
-    from lifebeat.jobfile.spec import JobFile
     from lifebeat.settings.table import Settings
 
 TELEMETRY = "lifebeat_jobs.telemetry"
 NOBODY_YET = "host argument (no application has run here yet; what it passes in code is not known)"
 
 
-class Application:
+class Application(lifecycle.Application):
     """What a command knows of the application; looking at it changes nothing.
 
     Args:
         args: The options that all commands share.
         environ: The environment.
         remember: Whether an opt-out that is seen is put down, by a command that changes something anyway.
+
+    Attributes:
+        record: What the application's latest process was told; ``None`` where none has run, or the command is its own.
     """
 
     def __init__(
         self, args: argparse.Namespace, environ: Mapping[str, str] = os.environ, *, remember: bool = False
     ) -> None:
-        self.clock = SystemClock()
-        self.logger = get_logger()
-        self.source = source_of(args, environ)
-        self.record = None if args.arguments else self._read_record()
+        source, clock = source_of(args, environ), SystemClock()
+        self.record = None if args.arguments else _record_of(source)
         if self.record is not None:
-            self.source = source_of(args, {**self.record.environment, **environ}, self.record)
+            source = source_of(args, {**self.record.environment, **environ}, self.record)
         began = self.record.started[0] if self.record else None
-        self.source.earlier_opt_out = consent.EarlierOptOut(self.source, self.clock, remember=remember, began=began)
-        allowed = self.record.allow if self.record else args.arguments.get("allow", ())
-        self.allow: tuple[str, ...] = (*allowed, *args.allow)
-
-    def _read_record(self) -> Record | None:
-        return installation.read_record(installation.state_dir(self.source, self.source.read()))
+        source.earlier_opt_out = consent.EarlierOptOut(source, clock, remember=remember, began=began)
+        known = self.record.allow if self.record else allowed(args)
+        super().__init__(source, allow=(*known, *args.allow), clock=clock, logger=get_logger())
 
     @property
     def config_dir(self) -> Path:
         """The config directory."""
         return self.source.config_dir
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
-        """The merged settings."""
+        """The merged settings as they are now."""
         return self.source.read()
-
-    @cached_property
-    def jobs(self) -> JobFile:
-        """The job file, with the overlay and the settings on it."""
-        return self.read_jobs()
-
-    def forget(self) -> None:
-        """Read everything again when it is asked for: a command has changed it."""
-        for name in ("settings", "jobs", "consent", "state_dir", "instance_id", "seed"):
-            self.__dict__.pop(name, None)
-
-    def read_jobs(self, *, import_disabled: bool = False) -> JobFile:
-        """Return the job file; with ``import_disabled`` the functions of jobs that are off are looked at too."""
-        return reader.load(
-            reader.job_file(self.config_dir),
-            self.settings,
-            overlay=self.source.overlay,
-            allow=self.allow,
-            import_disabled=import_disabled,
-        )
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Everything that is wrong in settings and jobs."""
-        return tuple(dict.fromkeys((*self.settings.problems, *self.jobs.problems)))
+        return tuple(dict.fromkeys((*self.settings.problems, *self.load().problems)))
 
-    @cached_property
-    def consent(self) -> Consent:
-        """Whether telemetry may record and send."""
-        return consent.decide(self.settings, self.jobs)
-
-    @cached_property
-    def state_dir(self) -> Path | None:
-        """Where state is kept; ``None`` where no directory can be written."""
-        return installation.state_dir(self.source, self.settings)
-
-    @cached_property
+    @property
     def unseen(self) -> str | None:
         """Why this user cannot see the state; ``None`` if it can be seen, or there is none."""
-        places = [self.config_dir, *([self.state_dir] if self.state_dir else [])]
-        return next(filter(None, map(_hidden, places)), None)
-
-    @cached_property
-    def instance_id(self) -> str | None:
-        """The installation's ID; ``None`` where there is none yet."""
-        return installation.known_id(self.settings, self.state_dir)
-
-    @cached_property
-    def seed(self) -> str:
-        """What phases and jitter are made from."""
-        return self.instance_id or installation.seed(self.config_dir)
+        state = installation.state_dir(self.source, self.settings)
+        return next(filter(None, map(_hidden, (self.config_dir, *([state] if state else [])))), None)
 
     @property
     def telemetry(self) -> JobModule:
         """What the telemetry job module offers beside its jobs; imported when a command asks for it."""
-        _ = self.jobs  # their modules may declare events
+        self.load()  # the modules of jobs may declare events
         return cast("JobModule", importlib.import_module(TELEMETRY))
 
-    def context(self, command: str) -> JobContext:
-        """Return what a job of this application would be given now."""
-        now = to_datetime(int(self.clock.time() * SECOND))
-        return JobContext(
-            job_id=command,
-            instant=now,
-            started_at=now,
-            uptime=timedelta(0),
-            settings=self.settings,
-            instance_id=self.instance_id,
-            config_dir=self.config_dir,
-            state_dir=self.state_dir,
-            clock=self.clock,
-            logger=self.logger,
-            timeout=None,
-            read_settings=self.source.read,
-            read_consent=lambda: consent.decide(self.source.read(), self.jobs),
-            background=_in_nobody,
-            later=_never,
-        )
+
+def _record_of(source: ConfigSource) -> Record | None:
+    return installation.read_record(installation.state_dir(source, source.read()))
+
+
+def allowed(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the modules that the application's own command allows."""
+    modules = args.arguments.get("allow", ())
+    return (modules,) if isinstance(modules, str) else tuple(modules)
 
 
 def _hidden(directory: Path) -> str | None:
@@ -163,14 +105,6 @@ def _hidden(directory: Path) -> str | None:
     if os.access(directory, os.R_OK | os.X_OK):
         return None
     return f"{directory}: this user may not read it; run the command as its owner"
-
-
-def _in_nobody(name: str, work: Callable[[], None]) -> None:
-    """Start nothing: a command does its work itself."""
-
-
-def _never(name: str, delay: timedelta, work: Callable[[], None]) -> None:
-    """Promise nothing: a command is over before."""
 
 
 def source_of(

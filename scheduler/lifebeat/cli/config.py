@@ -57,10 +57,12 @@ def setconfig(args: argparse.Namespace) -> int:
     application = Application(args, remember=True)
     _refuse_elsewhere(application)
     path = installation.set_setting(
-        application.config_dir, name, None if args.unset else args.value, state_dir=application.state_dir
+        application.config_dir,
+        name,
+        None if args.unset else args.value,
+        state_dir=installation.state_dir(application.source, application.settings),
     )
-    settings = application.source.read()
-    application.forget()
+    settings = application.settings
     if settings.opted_out:
         application.telemetry.withdrawn(application.context("setconfig"))  # what is pending
     key, source = BY_NAME[name], settings.sources[name]
@@ -81,7 +83,7 @@ def _refuse_elsewhere(application: Application) -> None:
     """Keep an opt-out from going where no application hears of it."""
     from lifebeat import installation
 
-    if installation.is_one(application.config_dir, application.state_dir):
+    if installation.is_one(application.config_dir, installation.state_dir(application.source, application.settings)):
         return
     place = os.path.abspath(application.config_dir)  # noqa: PTH100 - pathlib has none that follows no link
     raise LifebeatError(

@@ -37,7 +37,7 @@ def check(args: argparse.Namespace) -> int:
     from lifebeat.cli.application import Application
 
     application = Application(args)
-    found = application.read_jobs(import_disabled=True)
+    found = application.load(import_disabled=True)
     problems = list(dict.fromkeys((*application.settings.problems, *found.problems)))
     if args.json:
         console.say_json([_problem(problem) for problem in problems])

@@ -39,8 +39,8 @@ def read(application: Application) -> Plan:
     """Return the plan as config says it now."""
     settings = application.settings
     secrets = frozenset(str(settings.value(key.name)) for key in KEYS if key.secret and settings.value(key.name))
-    deployment, specs = application.source.deployment, application.jobs.specs
-    return Plan(deployment, specs, application.seed, application.problems, secrets)
+    deployment, specs = application.source.deployment, application.load().specs
+    return Plan(deployment, specs, application.seed(), application.problems, secrets)
 
 
 def as_list(plan: Plan, now: float, count: int) -> list[dict[str, Any]]:

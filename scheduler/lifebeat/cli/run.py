@@ -63,17 +63,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _application(args: argparse.Namespace, environ: Mapping[str, str]) -> Application:
-    from lifebeat.cli.application import source_of
+    from lifebeat.cli.application import allowed, source_of
     from lifebeat.clock import SystemClock
+    from lifebeat.consent import EarlierOptOut
     from lifebeat.lifecycle.application import Application
     from lifebeat.log import get_logger
 
-    return Application(
-        source_of(args, environ),
-        allow=(*args.arguments.get("allow", ()), *args.allow),
-        clock=SystemClock(),
-        logger=get_logger(),
-    )
+    source, clock = source_of(args, environ), SystemClock()
+    source.arguments_label = "host argument"
+    source.earlier_opt_out = EarlierOptOut(source, clock, remember=True)
+    return Application(source, allow=(*allowed(args), *args.allow), clock=clock, logger=get_logger())
 
 
 def _engine(args: argparse.Namespace, environ: Mapping[str, str]) -> MakeCoordinator | None:

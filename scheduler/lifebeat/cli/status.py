@@ -76,9 +76,9 @@ def _next_heartbeat(application: Application) -> float | None:
     now = application.clock.time()
     runs = [
         run.starts.timestamp()
-        for spec in application.jobs.specs
+        for spec in application.load().specs
         if spec.is_telemetry and spec.run.endswith(f":{HEARTBEAT}")
-        for run in upcoming(spec, application.seed, now, 1)
+        for run in upcoming(spec, application.seed(), now, 1)
     ]
     return min(runs, default=None)
 

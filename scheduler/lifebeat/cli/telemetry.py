@@ -100,11 +100,11 @@ def flush(args: argparse.Namespace) -> int:
 
     application = Application(args)
     context, telemetry = application.context("flush"), application.telemetry
-    delivered, waiting, reason = 0, 0, None
-    if application.consent.is_on and application.settings.api_key is not None:
+    delivered, waiting, reason, consent = 0, 0, None, application.consent()
+    if consent.is_on and application.settings.api_key is not None:
         delivered = telemetry.flush(context, timedelta(seconds=args.timeout))
-    elif not application.consent.is_on:
-        reason = f"telemetry is {application.consent}"
+    elif not consent.is_on:
+        reason = f"telemetry is {consent}"
     else:
         reason = "there is no API key here: set telemetryApiKey"
     if application.unseen:
@@ -118,7 +118,7 @@ def flush(args: argparse.Namespace) -> int:
         console.say_json({"delivered": delivered, "waiting": waiting, "reason": reason})
     else:
         console.say(f"{delivered} delivered, {waiting} waiting{f': {reason}' if reason else ''}")
-    return PROBLEM if waiting or application.consent.state == "paused" else DONE
+    return PROBLEM if waiting or consent.state == "paused" else DONE
 
 
 def accept(args: argparse.Namespace) -> int:
@@ -171,7 +171,7 @@ def rotate_id(args: argparse.Namespace) -> int:
     from lifebeat.cli.application import Application
 
     application = Application(args)
-    old = application.instance_id
+    old = application.instance_id()
     new, settings = installation.rotate_id(application.config_dir), application.source.read()
     if args.json:
         console.say_json({"old": old, "new": new})

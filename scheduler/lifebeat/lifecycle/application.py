@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import platform
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -110,7 +108,7 @@ class Application:
 
     @cached_property
     def _machine(self) -> str:
-        return hashlib.sha256(f"{platform.node()}:{self.source.config_dir.resolve()}".encode()).hexdigest()
+        return installation.seed(self.source.config_dir)
 
     def now(self) -> datetime:
         """Return the time, in UTC."""
