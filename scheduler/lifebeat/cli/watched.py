@@ -34,6 +34,9 @@ CHANGES = frozenset(
      "sqlite3.connect", "subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"}
 )  # fmt: skip
 SCHEDULER_THREAD = "APScheduler"
+# Where there is a job file or an overlay, edits of them are followed for the application's own jobs, and its stop is
+# waited for.
+PLAN_THREADS = ("lifebeat-watch", "lifebeat-stop")
 LIFE_SECONDS = 1.0
 
 
@@ -51,9 +54,14 @@ class Attempt:
 
 
 class Watcher:
-    """Writes down what this interpreter attempts, from ``start`` on; an audit hook can never be removed."""
+    """Writes down what this interpreter attempts, from ``start`` on; an audit hook can never be removed.
 
-    def __init__(self) -> None:
+    Args:
+        others: The threads that are not telemetry's.
+    """
+
+    def __init__(self, others: tuple[str, ...] = (SCHEDULER_THREAD,)) -> None:
+        self._others = others
         self.attempts: list[Attempt] = []
         self._on = False
 
@@ -63,7 +71,7 @@ class Watcher:
         start = threading.Thread.start  # audit events tell of threads only since Python 3.12
 
         def watched(thread: threading.Thread) -> None:
-            if self._on and thread.name != SCHEDULER_THREAD:
+            if self._on and thread.name not in self._others:
                 self.attempts.append(Attempt("thread", thread.name))
             start(thread)
 
@@ -100,7 +108,6 @@ class TelemetryOnly(Application):
 
 def live(config_dir: str, *allow: str) -> list[Attempt]:
     """Attach, start, wait for some heartbeats' time, flush, preview and stop, all of it watched; in the child."""
-    watcher = Watcher()
     scheduler: Any = background_scheduler()
     source = ConfigSource(
         Path(config_dir),
@@ -110,6 +117,8 @@ def live(config_dir: str, *allow: str) -> list[Attempt]:
     )
     application = TelemetryOnly(source, allow=allow, clock=SystemClock(), logger=get_logger())
     application.load()  # the modules of own jobs may do anything when they are imported
+    has_plan = source.job_file.exists() or source.overlay is not None
+    watcher = Watcher((SCHEDULER_THREAD, *(PLAN_THREADS if has_plan else ())))
     watcher.start()
     handle = attach_handle(scheduler, application)
     scheduler.start()

@@ -27,6 +27,7 @@ from lifebeat.once.alone import Alone
 from lifebeat.once.protocol import Busy, CannotCoordinate, Unavailable, UnknownJob
 from lifebeat.schedule.instants import MICROSECOND, SECOND, AtShutdown, AtStart, instants_of, to_datetime, to_instant
 from lifebeat.storage import forks, threads
+from lifebeat.storage import state_dir as statedir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -450,6 +451,8 @@ class Life:
             return
         specs = [spec for spec in application.load().specs if spec.is_telemetry]
         context = application.context("withdrawn")
+        if context.state_dir is None or not (context.state_dir / statedir.OUTBOX_FILE).exists():
+            return  # nothing is pending, and off makes no thread
         for withdrawn in offers(specs, "withdrawn"):
             self._background("withdrawn", partial(withdrawn, context))
 
