@@ -191,11 +191,16 @@ def test_uptime(truth: Truth, answers: Answers) -> None:
 def test_starts_and_ends(truth: Truth, answers: Answers) -> None:
     """Every start of the last 30 days with its outcome, by day."""
     found = {
-        day_of(row[0]): dict(zip(("starts", "clean", "unclean", "silent", "running"), map(int, row[1:]), strict=True))
+        day_of(row[0]): dict(
+            zip(("starts", "clean", "unclean", "silent", "running", "unknown"), map(int, row[1:]), strict=True)
+        )
         for row in answers["09_starts_and_ends"]
     }
     expected = {
-        day: {"starts": sum(how.values()), **{name: how[name] for name in ("clean", "unclean", "silent", "running")}}
+        day: {
+            "starts": sum(how.values()),
+            **{name: how[name] for name in ("clean", "unclean", "silent", "running", "unknown")},
+        }
         for day, how in truth.outcomes.items()
     }
     assert found == expected
@@ -218,6 +223,7 @@ def test_events(truth: Truth, answers: Answers) -> None:
 FUNCTIONS = {
     *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "ifNull", "multiIf", "length"),
     *("arrayFilter", "arrayJoin", "arrayMap", "arrayPopFront", "arrayPushBack", "arraySlice", "arraySort", "arrayZip"),
+    *("greatest", "round", "substring"),
     *("arrayStringConcat", "splitByChar", "toIntervalDay", "toStartOfDay", "toStartOfMonth", "toStartOfWeek"),
 }
 

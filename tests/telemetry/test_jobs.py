@@ -217,7 +217,7 @@ def test_monthly_ids_change_each_month_and_are_made_from_a_secret(
     assert (sent[0] == sent[1], sent[1] == sent[2], sent[3] in sent[:3]) == (True, False, False)
     assert [event["properties"]["instance_id"] for event in receiver.events] == sent
     assert INSTANCE_ID not in "".join(request.body.decode() for request in receiver.requests)
-    assert all(uuid.UUID(one).version == 4 for one in sent)
+    assert all(uuid.UUID(one).version == 8 for one in sent)
 
 
 def test_without_identity_no_two_events_are_linked(
