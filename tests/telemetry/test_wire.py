@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import platform
 import re
+import socket
 import sys
+import textwrap
+import threading
 import uuid
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -101,6 +106,64 @@ def _check_event(event: dict[str, Any], instance_id: str) -> None:
         "distinct_id": instance_id,
         "properties": {"instance_id": instance_id, **COMMON, **MORE[event["event"]]},
     }
+
+
+class PlainSocket:
+    """A server that keeps every byte and answers as PostHog does."""
+
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    self.requests.append(self._read(connection))
+                    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"status":"Ok"}')
+
+    def _read(self, connection: socket.socket) -> bytes:
+        data = b""
+        while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < int(
+            data.partition(b"Content-Length: ")[2].split()[0]
+        ):
+            data += connection.recv(65536)
+        return data
+
+    def close(self) -> None:
+        """Take no more."""
+        self._listener.close()
+
+
+def test_every_byte_at_a_plain_socket(installation: Installation) -> None:
+    """Head and body of each request of a life are the declared ones, to the byte, whatever the process holds."""
+    server = PlainSocket()
+    with contextlib.closing(server):
+        installation.write(telemetryHeartbeatInterval="300ms", telemetryHost=f"http://{server.address}")
+        canary = "canary-atlas"
+        process = installation.script(
+            f"import posthog.request; posthog.request.USER_AGENT = {canary!r}\n" + textwrap.dedent(HOST),
+            **dict.fromkeys(("USER_AGENT", "POSTHOG_RELEASE_ID", "HTTP_USER_AGENT", "LOGNAME", "COMPUTERNAME"), canary),
+        )
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+    assert server.requests
+    names: list[str] = []
+    for request in server.requests:
+        head, _, zipped = request.partition(b"\r\n\r\n")
+        lines = [f"{name}: {value}" for name, value in events.HEADERS.items()]
+        expected = ["POST /batch/ HTTP/1.1", f"Host: {server.address}", *lines, f"Content-Length: {len(zipped)}"]
+        assert head.decode().split("\r\n") == expected
+        text = gzip.decompress(zipped).decode()
+        body = json.loads(text)
+        assert text == events.envelope(body["batch"], "phc_test", datetime.fromisoformat(body["sent_at"]))
+        for event in body["batch"]:
+            names.append(event["event"])
+            _check_event(event, event["distinct_id"])
+    assert set(names) == set(MORE)
 
 
 def test_preview_is_what_is_sent(installation: Installation, receiver: PostHogServer) -> None:
