@@ -176,5 +176,5 @@ def _coordinator_of(engine: str | None, database: str | None) -> MakeCoordinator
     # By its name: engines stand above this room, as they have an attach function of their own.
     engines = importlib.import_module("lifebeat.engines")
     url = database or os.environ.get("LIFEBEAT_DATABASE", "").strip() or None
-    make = engines.choose(name, url, where=where)
-    return lambda application: make(application.clock, application.logger)
+    made: MakeCoordinator = engines.choose(name, url, where=where)
+    return made

@@ -81,8 +81,7 @@ def _engine(args: argparse.Namespace, environ: Mapping[str, str]) -> MakeCoordin
     where = "command line (--engine)" if args.engine else "environment (LIFEBEAT_ENGINE)"
     name = args.engine or environ.get("LIFEBEAT_ENGINE", "").strip() or "apscheduler"
     url = args.database or environ.get("LIFEBEAT_DATABASE", "").strip() or None
-    make = engines.choose(name, url, where=where)
-    return None if make is None else lambda application: make(application.clock, application.logger)
+    return engines.choose(name, url, where=where)
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lifebeat.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from lifebeat.handle import MakeCoordinator
 
-    from lifebeat.clock import Clock
-    from lifebeat.log import Logger
-    from lifebeat.once.protocol import Coordinator
+_SERVERS = {"procrastinate": "PostgreSQL", "celery": "Redis"}
 
 
-def choose(name: str, database: str | None, *, where: str) -> Callable[[Clock, Logger], Coordinator] | None:
+def choose(name: str, database: str | None, *, where: str) -> MakeCoordinator | None:
     """Return what makes the coordinator of that engine; ``None`` for the processes of one machine.
 
     Args:
-        name: ``apscheduler`` or ``procrastinate``.
-        database: The database's URL, for those that need one.
+        name: ``apscheduler``, ``procrastinate``, or ``celery``, whose workers bring their own: here it is for processes
+            beside them, such as a web application's.
+        database: The engine's server, as a URL.
         where: Where the name was written, for the error.
 
     Raises:
@@ -27,12 +27,24 @@ def choose(name: str, database: str | None, *, where: str) -> Callable[[Clock, L
     """
     if name == "apscheduler":
         return None
-    if name == "celery":
-        raise _fault(where, "'celery' runs in Celery's own workers: lifebeat.engines.celery.attach(app, …)")
-    if name != "procrastinate":
-        raise _fault(where, f"{name!r} is not an engine; expected 'apscheduler' or 'procrastinate'")
+    if name not in _SERVERS:
+        raise _fault(where, f"{name!r} is not an engine; expected 'apscheduler', 'procrastinate' or 'celery'")
     if not database:
-        raise _fault(where, "'procrastinate' needs a database: --database URL, or better LIFEBEAT_DATABASE")
+        raise _fault(where, f"{name!r} needs a {_SERVERS[name]}: --database URL, or better LIFEBEAT_DATABASE")
+    return _on_postgresql(database, where) if name == "procrastinate" else _on_redis(database, where)
+
+
+def _on_redis(url: str, where: str) -> MakeCoordinator:
+    if not (find_spec("celery") and find_spec("redis")):
+        raise _fault(where, "'celery' is not installed: pip install 'lifebeat[celery]'")
+    if not url.startswith(("redis:", "rediss:", "redis+socket:")):
+        raise _fault(where, "the server's URL is not that of a Redis; expected such as redis://host:6379/0")
+    from lifebeat.engines import celery
+
+    return lambda application: celery.beside_workers(application, url)
+
+
+def _on_postgresql(database: str, where: str) -> MakeCoordinator:
     try:
         from lifebeat.engines.procrastinate import ProcrastinateCoordinator
         from lifebeat.engines.procrastinate.database import conninfo
@@ -43,7 +55,7 @@ def choose(name: str, database: str | None, *, where: str) -> Callable[[Clock, L
         conninfo(database)
     except Exception:  # noqa: BLE001 - psycopg's own, which is not to be imported here; its text may quote the password
         raise _fault(where, "the database's URL cannot be read; such as postgresql://user@host/name") from None
-    return lambda clock, logger: ProcrastinateCoordinator(database, clock=clock, logger=logger)
+    return lambda application: ProcrastinateCoordinator(database, clock=application.clock, logger=application.logger)
 
 
 def _fault(where: str, message: str) -> ConfigError:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lifebeat.jobfile import targets
 from lifebeat.jobfile.spec import SHUTDOWN_TIMEOUT
-from lifebeat.schedule.instants import zone
+from lifebeat.schedule.instants import Phase, zone
 from lifebeat.settings.table import parse_bool
 from lifebeat.text import durations
 from lifebeat.text.durations import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from lifebeat.schedule.triggers import Phase
 
 
 class Field(NamedTuple):

@@ -12,8 +12,17 @@ from lifebeat.errors import ConfigError, Problem
 from lifebeat.jobfile import targets
 from lifebeat.jobfile.fields import FIELD_BY_NAME, OTHER_WORDS, TRIGGERS, near
 from lifebeat.jobfile.spec import MOST_PROBLEMS, SHUTDOWN_TIMEOUT, JobFile, JobSpec
-from lifebeat.schedule.instants import to_instant, zone
-from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, CronInstants, Every, Trigger
+from lifebeat.schedule.instants import (
+    At,
+    AtShutdown,
+    AtStart,
+    Cron,
+    CronInstants,
+    Every,
+    Trigger,
+    to_instant,
+    zone,
+)
 from lifebeat.settings.layers import JOB_FILE
 from lifebeat.settings.table import BY_NAME, Settings
 from lifebeat.text.document import Mapping, Node, Reader, Scalar, value_of

@@ -25,8 +25,7 @@ from lifebeat.lifecycle.application import offers
 from lifebeat.lifecycle.runner import Runner
 from lifebeat.once.alone import Alone
 from lifebeat.once.protocol import Busy, CannotCoordinate, Unavailable, UnknownJob
-from lifebeat.schedule.instants import MICROSECOND, SECOND, to_datetime, to_instant
-from lifebeat.schedule.triggers import AtShutdown, AtStart, instants_of
+from lifebeat.schedule.instants import MICROSECOND, SECOND, AtShutdown, AtStart, instants_of, to_datetime, to_instant
 from lifebeat.storage import forks, threads
 from lifebeat.storage import state_dir as statedir
 

@@ -1,0 +1,175 @@
+"""The processes of many machines agree in Redis; Celery's queue, workers and redelivery do the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from typing import TYPE_CHECKING
+
+from lifebeat import clock as clocks
+from lifebeat.engines.celery.shared import Due, Shared
+from lifebeat.once.protocol import Busy, Joined, Unavailable
+from lifebeat.storage import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lifebeat.clock import Clock
+    from lifebeat.log import Logger
+    from lifebeat.once.protocol import RunInstant
+
+_LOOK_EVERY = 0.25
+
+
+class CeleryCoordinator:
+    """What the processes of one application agree on in Redis.
+
+    Args:
+        shared: What is in Redis.
+        clock: Where the time comes from.
+        logger: Where to say what goes wrong.
+        hand_over: Puts an instant into Celery's queue, or raises ``Unavailable``; ``None`` where no worker is, as in a
+            web process: who claims an instant runs it.
+        may_claim: Returns whether this process takes part in claiming.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        clock: Clock,
+        logger: Logger,
+        hand_over: Callable[[Due], None] | None = None,
+        may_claim: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self.shared = shared
+        self._clock = clock
+        self._logger = logger
+        self._hand_over = hand_over
+        self._may_claim = may_claim
+        self._run: RunInstant | None = None
+        self._joined: Joined | None = None
+        self._looked: int | None = None
+        self._agreed: str | None = None
+        self._outage = False
+        self._renewing = threading.Lock()
+        self._closed = threading.Event()
+
+    def start(self, run: RunInstant) -> None:
+        """Get ready; from now on this process's row is renewed while it is in."""
+        self._run = run
+        threads.start("celery", self._keep)
+
+    def close(self) -> None:
+        """Renew no more, and give back the connections."""
+        self._closed.set()
+        self.shared.redis.close()
+
+    # -- who is in -------------------------------------------------------------------------------------------------
+
+    def join(self, timeout: float) -> Joined:
+        """Join; whether others are in may be known only when one of them has renewed its row."""
+        until, candidate = self._clock.monotonic() + timeout, uuid.uuid4().hex
+        while self._joined is None:
+            answer = self.shared.join(candidate, clocks.now(self._clock), self._looked)
+            if isinstance(answer, Joined):
+                self._joined, self._looked = answer, None
+                return answer
+            self._looked = answer
+            if self._clock.monotonic() >= until or self._closed.wait(_LOOK_EVERY):
+                raise Unavailable("it is not known yet whether other processes of the application are in")
+        return self._joined
+
+    def agree(self, candidate: str) -> str:
+        """Return the instance ID that all processes agree on, the candidate if there was none."""
+        self._agreed = self.shared.agree(self._agreed or candidate)
+        return self._agreed
+
+    def leave(self, timeout: float) -> bool:
+        """Leave; return whether this was the last process."""
+        answers: list[bool] = []
+        answered = threading.Event()
+
+        def ask() -> None:
+            with contextlib.suppress(Unavailable), self._renewing:
+                self._joined = self._looked = None
+                answers.append(self.shared.leave(clocks.now(self._clock)))
+            answered.set()
+
+        threads.start("leave", ask)
+        answered.wait(timeout)
+        if not answers:
+            raise Unavailable("Redis does not say whether this was the last process")
+        return answers[0]
+
+    # -- whose an instant is ---------------------------------------------------------------------------------------
+
+    def claim(self, job_id: str, instant: int) -> bool:
+        """Claim an instant and hand it over to the queue; return whether the caller is to run it instead."""
+        due = Due(job_id, instant)
+        if not self._may_claim() or not self.shared.claim(due, waits=self._hand_over is not None):
+            return False
+        if self._hand_over is None:
+            return True
+        self._offer(due)
+        return False
+
+    def skip(self, job_id: str, instant: int) -> None:
+        """Count an instant as done without a run, where a job has no claims yet."""
+        self.shared.skip(Due(job_id, instant))
+
+    def latest(self, job_id: str) -> int | None:
+        """Return the latest instant claimed for a job."""
+        return self.shared.latest(job_id)
+
+    def end(self, job_id: str, instant: int) -> None:
+        """Do nothing: a claim is for good, and whoever gets a run from the queue notes its end."""
+
+    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - a worker stops when its tasks have ended
+        """Return true: Celery's worker waits for its tasks itself."""
+        return True
+
+    def run_here(self, due: Due) -> None:
+        """Run what has come from the queue, as this process's life runs it.
+
+        Raises:
+            Busy: The life has not begun, or is over.
+        """
+        if self._run is None or self._closed.is_set():
+            raise Busy(f"job {due.job_id}: this process stops")
+        self._run(*due)
+
+    def _offer(self, due: Due) -> bool:
+        """Hand an instant over; what fails is offered again in a few seconds, by whichever process sees it."""
+        if self._hand_over is None:
+            return False
+        try:
+            self._hand_over(due)
+        except Unavailable as error:
+            if not self._outage:
+                self._logger.warning("jobs with `once: application` wait to be handed over, will retry: %s", error)
+            self._outage = True
+            return False
+        if self._outage:
+            self._logger.info("jobs with `once: application` are handed over again")
+        self._outage = False
+        with contextlib.suppress(Unavailable):  # it may be handed over once more, and a repeat does nothing
+            self.shared.note_handed_over(due)
+        return True
+
+    # -- the one thread --------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        while not self._closed.wait(self.shared.renew_every):
+            with contextlib.suppress(Unavailable):
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._renewing:
+            lost, again = self.shared.renew(self._joined, offers=self._hand_over is not None)
+        if lost and self._agreed is not None:
+            self.shared.agree(self._agreed)
+        for due in again:
+            if not self._offer(due):  # this row has to be renewed, however long the broker does not answer
+                break

@@ -1,0 +1,279 @@
+"""One application in Celery's workers, on a real Redis: every instant once, one start, one end, and one ID."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from celerycluster import REDELIVERY, CeleryCluster, children
+from cluster import missed, twice
+from hosts import Installation, eventually
+from redisserver import RedisServer
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lifebeat.testing import PostHogServer
+
+WEB = """
+import signal, threading
+from apscheduler.schedulers.background import BackgroundScheduler
+import lifebeat
+
+stopped = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+scheduler = BackgroundScheduler()
+lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", signals=False, **{arguments})
+scheduler.start()
+stopped.wait()
+scheduler.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A Redis for the tests of one process."""
+    made = RedisServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def redis(server: RedisServer) -> RedisServer:
+    """A Redis with nothing in it."""
+    server.empty()
+    return server
+
+
+def runs_after(cluster: CeleryCluster, moment: float) -> int:
+    """How many runs have begun since."""
+    return sum(run.begun > moment for run in cluster.runs())
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_instant_runs_once_on_every_kind_of_pool(installation: Installation, redis: RedisServer) -> None:
+    """Workers with processes, with threads and with neither: each (job, instant) runs exactly once, on the grid."""
+    cluster = CeleryCluster(installation, redis.url, jobs=8, every="500ms", fields="coalesce: false")
+    for pool in ("prefork", "threads", "solo"):
+        cluster.worker("-P", pool)
+    cluster.await_instants(12, 60)
+    said = cluster.end()
+    runs = cluster.runs()
+    assert twice(runs) == []
+    assert missed(runs, 0.5) == []
+    assert {run.instant % 0.5 for run in runs} == {0.0}
+    assert not any("Traceback" in one for one in said), said
+
+
+def test_killed_child_of_a_pool_is_run_again_at_once(installation: Installation, redis: RedisServer) -> None:
+    """A run whose pool process is killed goes back to the queue, and is run again from its beginning."""
+    cluster = CeleryCluster(installation, redis.url, jobs=1, every="2s", fields="coalesce: false, args: {seconds: 0.5}")
+    worker = cluster.worker(concurrency=1)
+    begun = eventually(cluster.begun)
+    for pid in children(worker.pid):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: begun[0].instant in {run.instant for run in cluster.runs()})
+    cluster.drop()
+    assert twice(cluster.runs()) == []
+
+
+def test_killed_worker_is_replaced_by_another(installation: Installation, redis: RedisServer) -> None:
+    """What a worker was killed in the middle of is run again by another, in the broker's time."""
+    cluster = CeleryCluster(
+        installation, redis.url, jobs=2, every="1s", fields="coalesce: false, args: {seconds: 0.5}",
+        broker_transport_options=REDELIVERY,
+    )  # fmt: skip
+    victim = cluster.worker()
+    begun = eventually(cluster.begun)
+    cluster.kill_all_of(victim)
+    cluster.worker()
+    eventually(lambda: begun[0].instant in {run.instant for run in cluster.runs() if run.job == begun[0].job})
+    cluster.drop()
+    assert twice(cluster.runs()) == []
+
+
+@pytest.mark.soak
+def test_job_that_one_worker_does_not_know_runs_on_another(
+    installation: Installation, redis: RedisServer, tmp_path: Path
+) -> None:
+    """In a rolled deployment a worker with the older job file hands on what it does not know."""
+    cluster = CeleryCluster(installation, redis.url, jobs=1, every="1s", fields="coalesce: false")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "jobs.yaml").write_text("jobs: {other: {run: 'noting:note', every: 1h, once: application}}\n")
+    stale = cluster.worker(concurrency=1, LIFEBEAT_CONFIG_DIR=str(old))
+    cluster.worker(concurrency=1)
+    cluster.await_instants(6, 60)
+    cluster.stop(stale)
+    eventually(lambda: missed(cluster.runs(), 1.0) == [])
+    cluster.drop()
+    assert twice(cluster.runs()) == []
+
+
+def test_worker_that_does_not_consume_the_queue_says_so(installation: Installation, redis: RedisServer) -> None:
+    """``celery worker -Q mail`` names the queue of shared jobs once, and claims nothing; its own jobs run."""
+    cluster = CeleryCluster(installation, redis.url, jobs=1, every="500ms")
+    file = installation.config / "jobs.yaml"
+    file.write_text(file.read_text() + OWN)
+    worker = cluster.worker("-Q", "mail")
+    eventually(lambda: len(cluster.runs()) >= 3)
+    said = cluster.stop(worker)
+    assert {run.job for run in cluster.runs()} == {"own"}
+    assert said.count("does not consume the queue 'celery'") == 1, said
+    assert (redis.client().llen("celery"), redis.client().zcard("lifebeat:{notes}:waiting")) == (0, 0)
+
+
+OWN = "  own: {run: 'noting:note', every: 500ms}\n"
+
+
+# -- who is in ---------------------------------------------------------------------------------------------------------
+
+
+def test_several_machines_are_one_application(
+    installation: Installation, redis: RedisServer, receiver: PostHogServer
+) -> None:
+    """Three workers on two machines: one startup, a heartbeat an instant, one shutdown, and one ID."""
+    installation.write(telemetryHeartbeatInterval="1s")
+    cluster = CeleryCluster(installation, redis.url, jobs=0, telemetry=True)
+    workers = [
+        cluster.worker("-P", pool, concurrency=1, TELEMETRY_STATE_DIR=str(installation.directory / machine))
+        for machine, pool in (("here", "solo"), ("here", "prefork"), ("there", "solo"))
+    ]
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 3, timeout=40)
+    said = [cluster.stop(workers[0])]
+    beats = receiver.names().count("heartbeat")
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= beats + 2)
+    assert "shutdown" not in receiver.names()
+    said += cluster.end()
+    assert not any("Traceback" in one for one in said), said
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert (receiver.names().count("startup"), receiver.names().count("shutdown")) == (1, 1)
+    assert len({event["distinct_id"] for event in receiver.events}) == 1
+    instants = {event["timestamp"] for event in receiver.events if event["event"] == "heartbeat"}
+    assert len(instants) == receiver.names().count("heartbeat")
+
+
+@pytest.mark.parametrize("how", [pytest.param("arguments", marks=pytest.mark.soak), "environment"])
+def test_web_pods_are_one_application(
+    installation: Installation, redis: RedisServer, receiver: PostHogServer, how: str
+) -> None:
+    """Three pods with ``attach``, the engine named by arguments or environment: one startup, one shutdown, one ID."""
+    installation.write(telemetryHeartbeatInterval="1s")
+    engine = {"engine": "celery", "database": redis.url} if how == "arguments" else {}
+    environ = {} if engine else {"LIFEBEAT_ENGINE": "celery", "LIFEBEAT_DATABASE": redis.url}
+    pods = [
+        installation.script(
+            WEB.replace("{arguments}", repr(engine)),
+            TELEMETRY_STATE_DIR=str(installation.directory / f"pod{number}"),
+            LIFEBEAT_CONFIG_DIR=str(installation.config),
+            **environ,
+        )
+        for number in range(3)
+    ]
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 3, timeout=40)
+    eventually(lambda: redis.client().zcard("lifebeat:{notes}:members") == 3)
+    assert receiver.names().count("startup") == 1
+    for pod in pods:
+        pod.send_signal(signal.SIGTERM)
+    said = [pod.communicate(timeout=40)[1] for pod in pods]
+    assert (receiver.names().count("startup"), receiver.names().count("shutdown")) == (1, 1), said
+    assert len({event["distinct_id"] for event in receiver.events}) == 1
+    instants = {event["timestamp"] for event in receiver.events if event["event"] == "heartbeat"}
+    assert len(instants) == receiver.names().count("heartbeat")
+
+
+@pytest.mark.soak
+def test_off_in_one_worker(installation: Installation, redis: RedisServer, receiver: PostHogServer) -> None:
+    """A worker with telemetry off runs nothing of it, and the host's jobs in the file go on there."""
+    installation.write(telemetryHeartbeatInterval="1s")
+    cluster = CeleryCluster(installation, redis.url, jobs=1, every="500ms", telemetry=True)
+    cluster.worker(DO_NOT_TRACK="1")
+    cluster.await_instants(4, 40)
+    assert receiver.names() == []
+    cluster.worker()
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 1, timeout=40)
+    cluster.drop()
+
+
+def test_off_everywhere(installation: Installation, redis: RedisServer, receiver: PostHogServer) -> None:
+    """With telemetry off and no jobs of the host's nothing of Lifebeat's comes into Redis."""
+    cluster = CeleryCluster(installation, redis.url, jobs=0)
+    (installation.config / "jobs.yaml").unlink()
+    worker = cluster.worker(DO_NOT_TRACK="1")
+    eventually(lambda: redis.client().exists("_kombu.binding.celery"))
+    said = cluster.stop(worker)
+    assert redis.client().keys("lifebeat:*") == []
+    assert receiver.requests == []
+    assert "Traceback" not in said
+
+
+# -- a server that is not there ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.soak
+def test_redis_away(installation: Installation, redis: RedisServer) -> None:
+    """While Redis is away a worker's own jobs go on, that is said once, and the shared ones resume: none twice."""
+    cluster = CeleryCluster(installation, redis.url, jobs=3, every="500ms")
+    file = installation.config / "jobs.yaml"
+    file.write_text(file.read_text() + OWN)
+    worker = cluster.worker()
+    cluster.await_instants(2, 40)
+    redis.stop()
+    gone = time.time()
+    try:
+        eventually(lambda: sum(run.job == "own" and run.begun > gone for run in cluster.runs()) >= 6)
+    finally:
+        redis.start()
+    back = time.time()
+    eventually(lambda: sum(run.job != "own" and run.instant > back for run in cluster.runs()) >= 9, 40)
+    said = cluster.stop(worker)
+    assert twice([run for run in cluster.runs() if run.job != "own"]) == []
+    assert said.count("are paused, others keep running") == 1, said
+    assert "lifebeat/" not in said
+
+
+def test_broker_without_a_redis_pauses_shared_jobs(installation: Installation, tmp_path: Path) -> None:
+    """Where there is no Redis the worker says once what to do; its own jobs, and the host's tasks, run."""
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    cluster = CeleryCluster(
+        installation, "filesystem://", jobs=1, every="500ms",
+        broker_transport_options={"data_folder_in": str(folder), "data_folder_out": str(folder)},
+    )  # fmt: skip
+    file = installation.config / "jobs.yaml"
+    file.write_text(file.read_text() + OWN)
+    worker = cluster.worker("-P", "solo")
+    _send_own(cluster, "hello").communicate(timeout=30)
+    eventually(lambda: cluster.own_tasks() == ["hello"])
+    eventually(lambda: len(cluster.runs()) >= 6)
+    said = cluster.stop(worker)
+    assert {run.job for run in cluster.runs()} == {"own"}
+    assert said.count("app.conf.lifebeat_redis_url") == 1, said
+
+
+@pytest.mark.parametrize("do_not_track", ["", pytest.param("1", marks=pytest.mark.soak)], ids=["on", "off"])
+def test_beat_is_not_touched(installation: Installation, redis: RedisServer, do_not_track: str) -> None:
+    """A host's own beat sends its own schedule, by its own scheduler, telemetry on or off."""
+    cluster = CeleryCluster(
+        installation, redis.url, jobs=1, every="500ms",
+        beat_schedule={"own": {"task": "app.own", "schedule": 0.5, "args": ["hello"]}},
+    )  # fmt: skip
+    beat = cluster.celery("beat", "--loglevel", "INFO", "--schedule", str(installation.directory / "beat"))
+    cluster.worker(DO_NOT_TRACK=do_not_track)
+    eventually(lambda: len(cluster.own_tasks()) >= 4)
+    cluster.await_instants(4, 40)
+    assert "lifebeat" not in cluster.stop(beat)
+    cluster.end()
+
+
+def _send_own(cluster: CeleryCluster, name: str) -> subprocess.Popen[str]:
+    """Send one of the host's own tasks."""
+    return cluster.celery("call", "app.own", "--args", f'["{name}"]')

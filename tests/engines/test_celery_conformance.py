@@ -1,0 +1,61 @@
+"""The conformance suite on a real Redis, for processes with and without a Celery worker."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from conformance import Conformance
+from redisserver import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conformance import Start
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A Redis for the tests of one process."""
+    made = RedisServer()
+    yield made
+    made.close()
+
+
+class OnRedis(Conformance):
+    """The suite on Redis."""
+
+    gone_after: ClassVar[float] = 1.2
+
+    @pytest.fixture
+    def arguments(self, server: RedisServer) -> list[str]:
+        """An application that nobody has run yet."""
+        server.empty()
+        return [server.url]
+
+    def leave_unfinished(self, start: Start) -> str:
+        """Kill one of two, and let the other leave before the killed one counts as gone."""
+        killed, last = start(), start()
+        run: str = killed.ask("join")["run"]
+        last.ask("join")
+        killed.signal(signal.SIGKILL)
+        time.sleep(self.gone_after / 3)
+        assert last.ask("leave") is False
+        time.sleep(self.gone_after)
+        return run
+
+
+@pytest.mark.soak
+class TestWeb(OnRedis):
+    """Processes that run what they claim."""
+
+    factory = "conformance_of_celery:web"
+
+
+class TestWorker(OnRedis):
+    """Processes that hand over what they claim, and run what the queue brings them."""
+
+    factory = "conformance_of_celery:worker"
