@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from lifebeat.clock import Moment, now, seconds_since
-from lifebeat_jobs.events import age_of
+from lifebeat_jobs.events import age_of, uuid8
 
 if TYPE_CHECKING:
     from lifebeat.clock import Clock
@@ -50,8 +50,7 @@ def sender(settings: Settings, outbox: Outbox, instance_id: str, moment: datetim
         secret = secret or secrets.token_hex(32)
         month = moment.astimezone(UTC).strftime("%Y-%m")
         digest = hmac.new(secret.encode(), month.encode(), hashlib.sha256).digest()
-        value = int.from_bytes(digest[:16]) & ~(0xF << 76 | 3 << 62) | 8 << 76 | 2 << 62  # version 8: queries tell it apart
-        return str(uuid.UUID(int=value))
+        return uuid8(digest)
     return instance_id
 
 
