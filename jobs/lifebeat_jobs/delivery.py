@@ -197,8 +197,8 @@ class Delivery:
         }
         self.outbox.set_note(OUTAGE, json.dumps(note))
         if is_new:
-            words = "telemetry cannot be delivered to %s (%s); will retry"
-            self.context.logger.warning(words, shown(host), answer.words)
+            logger = self.context.logger
+            logger.warning("telemetry cannot be delivered to %s (%s); will retry", shown(host), answer.words)
 
     def _end_outage(self, host: str) -> None:
         """Forget it, and say once that delivery works again."""

@@ -83,16 +83,17 @@ def command(context: JobContext, *words: str) -> str:
     return shlex.join([sys.executable or "python3", "-m", "lifebeat", *words, "--config", directory])
 
 
-def notice(context: JobContext) -> str:
-    """Return the one line that is said before anything is collected."""
+def notice(context: JobContext) -> tuple[str, ...]:
+    """Return the words of the one line that is said before anything is collected."""
     settings, forms = context.read_settings(), events.declared()
-    properties = dict.fromkeys(name for form in forms.values() for name in form)
     return (
-        f"{settings.app_name or 'This application'} sends anonymous telemetry to {shown(settings.host)}: the events "
-        f"{', '.join(forms)} (heartbeat every {_every(settings)}), with {', '.join(properties)} and nothing else. "
-        f"See it: {command(context, 'preview')}. "
-        f"Turn it off: {command(context, 'setconfig', 'telemetryEnabled', 'false')}, "
-        "or TELEMETRY_ENABLED=false, or DO_NOT_TRACK=1."
+        settings.app_name or "This application",
+        shown(settings.host),
+        ", ".join(forms),
+        _every(settings),
+        ", ".join(dict.fromkeys(name for form in forms.values() for name in form)),
+        command(context, "preview"),
+        command(context, "setconfig", "telemetryEnabled", "false"),
     )
 
 

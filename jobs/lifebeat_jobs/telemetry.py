@@ -125,7 +125,12 @@ def _begin(context: JobContext, outbox: Outbox) -> None:
         logger = context.logger
         # A host without a log configuration shows warnings only, and this line must be seen.
         level = 20 if logger.isEnabledFor(20) and logger.hasHandlers() else 30
-        logger.log(level, "%s", description.notice(context))
+        logger.log(
+            level,
+            "%s sends anonymous telemetry to %s: the events %s (heartbeat every %s), with %s and nothing else. "
+            "See it: %s. Turn it off: %s, or TELEMETRY_ENABLED=false, or DO_NOT_TRACK=1.",
+            *description.notice(context),
+        )
 
 
 def _keep(context: JobContext, outbox: Outbox, made: dict[str, Any], machine: privacy.Machine) -> bool:
