@@ -51,13 +51,10 @@ LIBRARIES = {
 # What is not right yet, so that the list can only get shorter.
 UPWARD: set[tuple[str, str]] = {
     ("lifebeat.installation", "lifebeat.context"),
-    ("lifebeat.storage.state_dir", "lifebeat.settings.edit"),
     ("lifebeat.storage.state_dir", "lifebeat.settings.table"),
 }
 KNOWN_ELSEWHERE: set[tuple[str, str]] = {
     ("lifebeat.once.claims", "sqlite3"),
-    ("lifebeat.settings.configtext", "yaml"),
-    ("lifebeat.settings.edit", "yaml"),
     ("lifebeat_jobs.outbox", "sqlite3"),
 }
 

@@ -70,7 +70,9 @@ def test_importing_lifebeat_imports_next_to_nothing() -> None:
         "schedule.instants",
         "schedule.cron",
         "settings.layers",
-        "settings.configtext",
+        "settings.source",
+        "settings.switch",
+        "text",
         "settings.table",
     ],
 )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from lifebeat import installation
 from lifebeat.context import Consent
-from lifebeat.settings.layers import ENABLED, Layer
+from lifebeat.settings.layers import Layer
+from lifebeat.settings.switch import ENABLED
 from lifebeat.storage import safe_file
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def decide(settings: Settings, found: JobFile) -> Consent:
     switch = settings.sources[ENABLED]
     if settings.opted_out:
         return Consent("off", switch, switch)
+    if found.opted_out:
+        return Consent("off", found.opted_out, found.opted_out)
     problems = (*settings.problems, *found.problems)
     if problems:
         return Consent("paused", f"until this is fixed: {problems[0]}", problems[0].source)

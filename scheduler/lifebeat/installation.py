@@ -345,7 +345,7 @@ def set_setting(config_dir: Path, name: str, written: str | None, *, state_dir: 
         raise LifebeatError(f"there is no setting {name!r}; there are: {', '.join(BY_NAME)}")
     path = Path(os.path.abspath(_config_file(config_dir)))  # noqa: PTH100 - pathlib has none that follows no link
     if written is None:
-        edit.unset_key(path, name)  # type: ignore[attr-defined]
+        edit.unset_key(path, name)
         return path
     key = BY_NAME[name]
     try:

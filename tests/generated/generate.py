@@ -54,12 +54,14 @@ SCHEMAS: dict[str, Callable[[], schemas.Schema]] = {
     "config/schema/overlay.schema.json": schemas.overlay_schema,
 }
 DEFAULTS = "config/defaults.yaml"
+JOBS = "config/jobs.json"
 
 
 def generated() -> dict[str, str]:
     """Every generated file as it should be, by its path from the project's root."""
     made = {path: json.dumps(schema(), indent=2) + "\n" for path, schema in SCHEMAS.items()}
     made[DEFAULTS] = pages.defaults_file()
+    made[JOBS] = pages.jobs_as_json(ROOT / "config/jobs.yaml")
     for path, parts in {**PAGES, **hosts()}.items():
         made[path] = filled((ROOT / path).read_text(encoding="utf-8"), parts)
     return made

@@ -15,6 +15,8 @@ from lifebeat.context import JobContext
 from lifebeat.jobfile.fields import FIELDS, TRIGGERS
 from lifebeat.settings import layers
 from lifebeat.settings.table import KEYS
+from lifebeat.text import parse
+from lifebeat.text.nodes import value_of
 from lifebeat_jobs import events, rules
 from schemas import written
 
@@ -128,6 +130,13 @@ def _field(one: Field) -> str:
 def job_context() -> str:
     """What a job function is told."""
     return table(("`context.…`", "what it is"), [(f"`{name}`", told) for name, told in attributes(JobContext).items()])
+
+
+def jobs_as_json(path: Path) -> str:
+    """Return the shipped job file as JSON, which a start reads without a parser of YAML."""
+    document = parse(str(path), path.read_bytes())
+    assert document.root is not None
+    return json.dumps(value_of(document.root), indent=2) + "\n"
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

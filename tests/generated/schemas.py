@@ -62,6 +62,13 @@ _BOOLEAN: Schema = {
 }
 _DIGITS = "^[1-9][0-9]{{0,{more}}}$"
 
+_UP_TO_9999: Schema = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 9999},
+        {"type": "string", "pattern": _DIGITS.format(more=3)},
+    ]
+}
+
 # Sharper than the fragments in the tables, or written for editors whose patterns know no `(?i:…)`.
 KIND_SCHEMAS: dict[str, Schema] = {
     settings.BOOLEAN.name: _BOOLEAN,
@@ -80,12 +87,23 @@ KIND_SCHEMAS: dict[str, Schema] = {
         "pattern": "^(?=.*[1-9A-Fa-f])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",
     },
     settings.DURATION.name: _LENGTH,
+    settings.SPAN.name: _SPAN,
+    settings.PROJECT_KEY.name: {
+        "anyOf": [
+            {"type": "number"},
+            {"type": "string", "maxLength": 200, "pattern": r"^(?!\s*ph[abd-z]_)(?=.*\S)[^\u0000-\u001f\u007f]*$"},
+        ]
+    },
     settings.COUNT.name: {
         "anyOf": [
             {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
             {"type": "string", "pattern": _DIGITS.format(more=11)},
         ]
     },
+}
+_ARGUMENTS: Schema = {
+    "type": "object",
+    "additionalProperties": {"if": {"type": "string", "pattern": r"\$\{"}, "then": _REFERENCE},
 }
 FIELD_SCHEMAS: dict[str, Schema] = {
     "every": _LENGTH,
@@ -98,17 +116,15 @@ FIELD_SCHEMAS: dict[str, Schema] = {
     "timezone": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*$"},
     "enabled": _BOOLEAN,
     "coalesce": _BOOLEAN,
-    "max_instances": {
-        "anyOf": [
-            {"type": "integer", "minimum": 1, "maximum": 9999},
-            {"type": "string", "pattern": _DIGITS.format(more=3)},
-        ]
+    "max_instances": _UP_TO_9999,
+    "args": _ARGUMENTS,
+    "retry": {
+        "type": "object",
+        "properties": {"attempts": {"anyOf": [_UP_TO_9999, _REFERENCE]}, "wait": {"anyOf": [_LENGTH, _REFERENCE]}},
+        "required": ["attempts"],
+        "additionalProperties": False,
     },
     "description": {"type": ["string", "number", "boolean"], "maxLength": 500, "pattern": r"^(?![\s\S]*\$\{)"},
-}
-_ARGUMENTS: Schema = {
-    "type": "object",
-    "additionalProperties": {"if": {"type": "string", "pattern": r"\$\{"}, "then": _REFERENCE},
 }
 
 
@@ -156,7 +172,7 @@ def _setting(key: Key) -> Schema:
     told: Schema = {"description": f"{key.help} Takes {key.kind.allowed}. In the environment: {key.variable}."}
     if key.default is not None:
         told["default"] = written(key.default)
-    unsaid = [_NULL] if key.kind is settings.BOOLEAN else [_NULL, _BLANK]
+    unsaid = [] if key.kind is settings.BOOLEAN else [_NULL, _BLANK]
     return {**told, "anyOf": [_kind(key.kind), *unsaid]}
 
 
@@ -199,8 +215,8 @@ def _job() -> Schema:
 
 def _field(one: Field) -> Schema:
     told = f"{one.help} Takes {one.allowed}. Default: {one.default}."
-    if one.name == "args":
-        return {"description": told, "anyOf": [_ARGUMENTS, _NULL]}
+    if one.is_mapping:
+        return {"description": told, "anyOf": [FIELD_SCHEMAS.get(one.name, one.schema), _NULL]}
     return {"description": told, "anyOf": [_explained(FIELD_SCHEMAS.get(one.name, one.schema), one), _REFERENCE, _NULL]}
 
 

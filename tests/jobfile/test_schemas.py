@@ -38,18 +38,18 @@ SETTINGS = layers.merge([layers.packaged(), layers.from_arguments(GIVEN)])
 ONLY_THE_LOADER_REFUSES = {
     "is not shorter than the interval": ("{every: 1m, jitter: 2m}", "two durations are compared"),
     r"is longer than \d+d": ("{every: 9999w}", "a duration is computed"),
-    "must be longer than no time": ("{every: 0.0001ms}", "a duration is computed: less than a microsecond is none"),
+    "must be greater than zero": ("{every: 0.0001ms}", "a duration is computed: less than a microsecond is none"),
     "names a day that never comes": ("{cron: '0 0 30 2 *'}", "it takes a calendar"),
     "runs backwards": ("{cron: '0 5-3 * * *'}", "two numbers are compared"),
     "has a step of": ("{cron: '*/90 * * * *'}", "two numbers are compared"),
-    "is not a moment; it takes one": ("{at: 2027-02-30}", "it takes a calendar"),
+    "is not a moment; expected one": ("{at: 2027-02-30}", "it takes a calendar"),
     "is not a time zone": ("{cron: '@daily', timezone: Europe/Stokholm}", "the names change from year to year"),
     "is ambiguous": ("{every: 1h, args: {a: 010}}", "a schema sees what YAML makes of a text, not what was written"),
     r"\$\{[a-z]+[A-Za-z]+\}": ("{every: '${appName}'}", "the value behind a reference is in another file"),
     "is not a count": ("{every: 1h, max_instances: 1.0}", "for JSON Schema 1.0 is a whole number"),
     r"'1\.0' is not a boolean": ("{every: 1h, enabled: 1.0}", "for JSON Schema 1.0 is 1"),
     "is not allowed|there is no module|has no '|cannot be called": ("{every: 1h, args: {b: 1}}", "it takes the code"),
-    "stands here a second time": ("{every: 1h, every: 2h}", "a schema sees what YAML makes of it: the last one"),
+    "duplicate key": ("{every: 1h, every: 2h}", "a schema sees what YAML makes of it: the last one"),
 }
 # What the loader takes and a schema refuses, since nobody should write it so.
 ONLY_THE_SCHEMA_REFUSES = {
@@ -141,6 +141,8 @@ GOOD = {
     "misfire_grace": ["0s", *DURATIONS],
     "max_instances": ["1", "9999", "'3'", "${telemetryOutboxEvents}"],
     "timeout": DURATIONS,
+    "retry": ["{attempts: 3, wait: 10s}", "{attempts: '2', wait: 1.5h}", "null"],
+    "on_failure": [f"{__name__}:anything"],
     "once": ["process", "application"],
     "description": ["What it is for.", "5", "true", "'${appName}'", "ö"],
 }
@@ -161,6 +163,8 @@ BAD = {
     "misfire_grace": NO_DURATIONS,
     "max_instances": ["0", "-1", "10000", "1.5", "1.0", "many", "'0'", "${telemetryHost}"],
     "timeout": ["0s", *NO_DURATIONS],
+    "retry": ["3", "{}", "{attempts: 0}", "{wait: 10s}", "{attempts: 3, wait: soon}", "{attempts: 3, often: 1}", "[3]"],
+    "on_failure": ["myapp.jobs", "os:system", f"{__name__}:nothing"],
     "once": ["once", "Application", "true", "1"],
     "description": ["x" * 501, "'see ${appName}'", "'${nothing}'"],
 }  # fmt: skip
@@ -238,6 +242,9 @@ VALUES: dict[str, list[Any]] = {
             "http://a:0", 5],
     "UUID": ["6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11", "6F0E1C52-5B7E-4C63-9C0F-3A3D3F0D9A11", "x", "", 5,
              "00000000-0000-0000-0000-000000000000", "6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a1"],
+    "project key": ["phc_x", "phx_x", "other", "x" * 201, "", "  ", "a\nb", 5, True, []],
+    "choice": ["installation", "monthly", "none", "ask", "send", "None", "", 5, True, []],
+    "length of time": ["2s", "0s", "0h0m", "90", 90, "-1h", "24:00", "", True, []],
     "duration": ["2s", "500ms", "1h30m", "90", 90, "0s", "-1h", "24:00", "", True, []],
     "number": [1, 1000, "5000", 0, -1, 1.5, "0", "x", True, 10**12, []],
 }  # fmt: skip

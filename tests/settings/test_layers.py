@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifebeat.settings import layers
-from lifebeat.settings.source import ConfigSource, config_dir, fingerprint
+from lifebeat.settings.source import ConfigSource, config_dir
 from lifebeat.settings.table import KEYS
+from lifebeat.storage.safe_file import fingerprint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,7 +237,7 @@ def test_the_fingerprint_of_an_edit(tmp_path: Path) -> None:
     """Two edits of one size within one tick of the clock differ, and so do a file and none; a look changes nothing."""
     path = tmp_path / "config.json"
     seen = [fingerprint(path)]
-    for text in ("a", "b", "a" * 100_000):
+    for text in ("a", "b", "a" * 2_000_000):
         path.write_text(text)
         seen.append(fingerprint(path))
         assert fingerprint(path) == seen[-1]
@@ -247,10 +248,10 @@ def test_the_fingerprint_of_an_edit(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         (HOST, "posthog.com", "is not a URL"),
-        ("telemetryHeartbeatInterval", "0s", "must be longer than no time at all"),
+        ("telemetryHeartbeatInterval", "0s", "must be greater than zero"),
         ("telemetryShutdownTimeout", "2h", "is longer than 60s"),
         ("telemetryInstanceId", "me", "is not a UUID"),
-        ("telemetryOutboxEvents", -1, "is not a whole number from 1 up"),
+        ("telemetryOutboxEvents", "-1", "is not a whole number from 1 up"),
         ("appVersion", "x" * 201, "is not a text of at most 200"),
         ("telemetryEnabled", "flase", "is not a boolean"),
     ],

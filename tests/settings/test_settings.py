@@ -16,7 +16,11 @@ from lifebeat.settings.table import (
     BOOLEAN,
     COUNT,
     DURATION,
+    IDENTITY,
     KEYS,
+    NEW_FIELDS,
+    PROJECT_KEY,
+    SPAN,
     TEXT,
     TIMEOUT,
     URL,
@@ -36,9 +40,12 @@ SPELLINGS = {
     "telemetryHeartbeatInterval": ("heartbeat_interval", "TELEMETRY_HEARTBEAT_INTERVAL"),
     "telemetryShutdownTimeout": ("shutdown_timeout", "TELEMETRY_SHUTDOWN_TIMEOUT"),
     "telemetryStateDir": ("state_dir", "TELEMETRY_STATE_DIR"),
+    "telemetryIdentity": ("identity", "TELEMETRY_IDENTITY"),
+    "telemetryNewFields": ("new_fields", "TELEMETRY_NEW_FIELDS"),
     "telemetryOutboxEvents": ("outbox_events", "TELEMETRY_OUTBOX_EVENTS"),
     "telemetryOutboxBytes": ("outbox_bytes", "TELEMETRY_OUTBOX_BYTES"),
     "telemetryOutboxAge": ("outbox_age", "TELEMETRY_OUTBOX_AGE"),
+    "runHistory": ("run_history", "RUN_HISTORY"),
     "appName": ("app_name", "APP_NAME"),
     "appVersion": ("app_version", "APP_VERSION"),
     "releaseVersion": ("release_version", "RELEASE_VERSION"),
@@ -67,14 +74,16 @@ def test_the_three_spellings_of_each_key() -> None:
 def test_the_settings_hold_what_is_in_the_table() -> None:
     """The merged settings have one attribute for each key, and ``value`` gives it by the name in files."""
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert fields == {key.attribute for key in KEYS} | {"layer_values", "sources", "problems", "opted_out"}
+    assert fields == {key.attribute for key in KEYS} | {
+        "layer_values", "sources", "problems", "warnings", "opted_out", "files",
+    }  # fmt: skip
     found = merged(telemetryHost="https://eu.i.posthog.com")
     assert found.value("telemetryHost") == found.host == "https://eu.i.posthog.com"
 
 
 @named
 def test_each_key_is_explained(key: Key) -> None:
-    """Each key says in sentences what it means, and its kind in words what it takes."""
+    """Each key says in sentences what it means, and its kind in words what expected."""
     assert re.fullmatch(r"[A-Z].{20,}\.", key.help)
     assert key.kind.allowed
     assert key.kind.name
@@ -117,21 +126,27 @@ TAKEN: list[tuple[Kind, Any, list[Any]]] = [
     (DURATION, timedelta(days=14), ["14d", "2w"]),
     (DURATION, timedelta(days=3660), ["3660d"]),
     (TIMEOUT, A_MINUTE, ["60s", "1m", A_MINUTE]),
+    (SPAN, timedelta(0), ["0s", timedelta(0)]),
+    (SPAN, timedelta(days=30), ["30d"]),
+    (PROJECT_KEY, "phc_x", ["phc_x", " phc_x "]),
+    (PROJECT_KEY, "other", ["other"]),
+    (IDENTITY, "monthly", ["monthly", " none".replace("none", "monthly")]),
+    (NEW_FIELDS, "send", ["send"]),
     (COUNT, 1, [1, "1"]),
     (COUNT, 999_999_999_999, [999_999_999_999, " 999999999999 "]),
 ]
-TAKES = "it takes a number with a unit, such as 90s, 15m, 24h or 7d"
+TAKES = "expected a number with a unit, such as 90s, 15m, 24h or 7d"
 REFUSED: list[tuple[Kind, str, list[Any]]] = [
     (
         BOOLEAN,
-        "is not a boolean; it takes true or false (or 1/0, yes/no, on/off)",
+        "is not a boolean; expected true or false (or 1/0, yes/no, on/off)",
         ["", "flase", "2", 2, 1.0, None, [], {}, "true false", "t"],
     ),
     (TEXT, "is not a text", ["", "  ", True, [], {}]),
     (TEXT, "is not a text of at most 200 printable characters", ["x" * 201, "a\nb", "a\x1b[1m", "\udc80"]),
     (
         URL,
-        "is not a URL; it takes one such as https://us.i.posthog.com",
+        "is not a URL; expected one such as https://us.i.posthog.com",
         [
             *("", "posthog.com", "ftp://a.b", "https://", "https:///batch", 5, True, [], "javascript:alert(1)"),
             *("http://a:0", "http://a:65536", "http://a:b", "http://[::1"),
@@ -139,7 +154,7 @@ REFUSED: list[tuple[Kind, str, list[Any]]] = [
     ),
     (
         URL,
-        "must not hold a user, a query or a fragment; it takes a URL such as https://us.i.posthog.com",
+        "must not hold a user, a query or a fragment; expected a URL such as https://us.i.posthog.com",
         ["https://u@a.b", "https://:p@a.b", "https://a.b?c=d", "https://a.b/#c", "https://a.b/?", "https://a.b#"],
     ),
     (
@@ -149,7 +164,7 @@ REFUSED: list[tuple[Kind, str, list[Any]]] = [
     ),
     (
         URL,
-        "does not name a host; it takes a URL such as https://us.i.posthog.com",
+        "does not name a host; expected a URL such as https://us.i.posthog.com",
         ["http://127.0.0.1\\.example.org", "http://a:", "http://a%2fb", "http://a;b"],
     ),
     (
@@ -165,21 +180,37 @@ REFUSED: list[tuple[Kind, str, list[Any]]] = [
     (
         DURATION,
         f"is not a duration; {TAKES}",
-        ["", "h", "soon", "1y", "1 h", True, [], {}, "5s!", "1e3s", "nan", "infd"],
+        ["", "h", "soon", "1y", True, [], {}, "5s!", "1e3s", "nan", "infd"],
     ),
+    (DURATION, "is not written as a duration here; write 1h", ["1 h", "1H", "PT1H", "@hourly"]),
     (DURATION, "has no unit; write 90s, 90m or 90h", [90, "90"]),
     (DURATION, "has no unit; write 1.5s, 1.5m or 1.5h", [1.5, "1.5"]),
     (DURATION, f"is negative; {TAKES}", ["-5s", -5]),
     (DURATION, f"looks like a clock time, which YAML 1.1 turns into another number; {TAKES}", ["24:00", "1:30:00"]),
-    (DURATION, "must be longer than no time at all", ["0s", "0h0m", "0.0001ms"]),
+    (DURATION, "must be greater than zero", ["0s", "0h0m", "0.0001ms"]),
     (DURATION, "is longer than 3660d, the longest allowed", ["3661d", "9999w"]),
     (DURATION, "is too long for a duration", ["9" * 400 + "d", "1s" * 21]),
     (
         DURATION,
-        "must be longer than no time and at most ten years",
+        "must be greater than zero and at most ten years",
         [timedelta(0), timedelta(days=-1), timedelta(days=4000)],
     ),
     (TIMEOUT, "is longer than 60s; a stop must not wait longer than that", ["61s", "24h", timedelta(seconds=61)]),
+    (SPAN, "is negative; expected a number with a unit, such as 90s, 15m, 24h or 7d", ["-5s"]),
+    (SPAN, "must be greater than zero and at most ten years", [timedelta(days=-1)]),
+    (PROJECT_KEY, "is not a text", ["", True, []]),
+    (
+        PROJECT_KEY,
+        "opens more than it may: it is no project key; expected the project's own, phc_…",
+        ["phx_x", "phs_x", " phx_x"],
+    ),
+    (
+        IDENTITY,
+        "is not a choice; expected installation, monthly or none (did you mean 'monthly'?)",
+        ["month", "Monthly"],
+    ),
+    (IDENTITY, "is not a choice; expected installation, monthly or none", [True, [], 5, "x"]),
+    (NEW_FIELDS, "is not a choice; expected ask or send", ["x"]),
     (
         COUNT,
         "is not a whole number from 1 up",
@@ -199,13 +230,13 @@ def test_what_a_kind_takes(kind: Kind, written: Any, value: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "written", "message"), INVALID)
 def test_what_a_kind_refuses(kind: Kind, written: Any, message: str) -> None:
-    """A kind refuses anything else and says what it takes; no other error comes out of it."""
+    """A kind refuses anything else and says what expected; no other error comes out of it."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         kind.parse(written)
 
 
 def test_every_kind_is_held_against_both_lists() -> None:
-    """No kind of the table is without a value that it takes and one that it refuses."""
+    """No kind of the table is without a value that expected and one that it refuses."""
     kinds = {id(key.kind) for key in KEYS}
     assert kinds == {id(kind) for kind, _, _ in VALID} == {id(kind) for kind, _, _ in INVALID}
 

@@ -96,7 +96,7 @@ MISTAKES = (
     Mistake("A name with a space", job(RUN + "every: 1h", name="clean up"), 2),
     Mistake("Indented with a tab", "jobs:\n  clean:\n\trun: myapp.jobs:clean\n", 3),
     Mistake("A quote that does not end", job(RUN + 'every: "1h'), 5),
-    Mistake("A merge key", "base: &base {every: 1h}\njobs:\n  clean: {<<: *base, run: 'myapp.jobs:clean'}\n", 3),
+    Mistake("A merge key", "jobs:\n  first: &base {run: 'myapp.jobs:clean', every: 1h}\n  clean: {<<: *base}\n", 3),
     Mistake("A tag", job(RUN + "every: !!python/object/apply:os.system [ls]"), 4),
     Mistake("A second document", job(RUN + "every: 1h") + "---\njobs: {}\n", 5),
 )

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lifebeat.jobfile import targets
-from lifebeat.jobfile.spec import SHUTDOWN_TIMEOUT
-from lifebeat.schedule.instants import Phase, zone
+from lifebeat.jobfile.spec import SHUTDOWN_TIMEOUT, Retry
+from lifebeat.schedule.instants import MICROSECOND, Phase, to_datetime, zone
 from lifebeat.settings.table import parse_bool
 from lifebeat.text import durations
 from lifebeat.text.durations import format_duration, parse_duration
+from lifebeat.text.hints import asked, did_you_mean, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+
+TRIGGERS = ("when", "every", "cron", "at")
+_TIMED = ("every", "cron", "at")
+_LONGEST_DESCRIPTION = 500
 
 
 class Field(NamedTuple):
@@ -25,9 +30,10 @@ class Field(NamedTuple):
         allowed: What it takes, in words.
         default: What holds where it is not given, in words.
         help: What it means.
-        parse: Reads what was written (a text, or the value of a setting); ``ValueError`` says why not.
+        parse: Reads what was written (a text, the value of a setting, or a mapping); ``ValueError`` says why not.
         triggers: The trigger words that it goes with.
         schema: The same rule as a JSON Schema fragment.
+        is_mapping: Whether it takes a mapping.
     """
 
     name: str
@@ -37,10 +43,7 @@ class Field(NamedTuple):
     parse: Callable[[Any], Any]
     triggers: tuple[str, ...]
     schema: dict[str, Any]
-
-
-TRIGGERS = ("when", "every", "cron", "at")
-_TIMED = ("every", "cron", "at")
+    is_mapping: bool = False
 
 
 def _text(value: Any) -> str:
@@ -52,26 +55,19 @@ def _parse_run(value: Any) -> str:
     return _text(value)
 
 
-def _parse_when(value: Any) -> str:
-    if value not in {"start", "shutdown"}:
-        meant = _OTHER_MOMENTS.get(_text(value).lower())
-        hint = f" (did you mean {meant!r}?)" if meant else near(value, _MOMENTS)
-        raise ValueError(f"{_text(value)!r} is not a moment; it takes start or shutdown{hint}")
-    return _text(value)
-
-
 _MOMENTS = ("start", "shutdown")
 _OTHER_MOMENTS = {
-    **dict.fromkeys(("startup", "started", "boot", "begin", "init"), "start"),
-    **dict.fromkeys(("stop", "stopped", "end", "exit", "quit", "finish"), "shutdown"),
+    **dict.fromkeys(("startup", "started", "boot", "begin", "init", "@reboot", "always", "on-start"), "start"),
+    **dict.fromkeys(("stop", "stopped", "end", "exit", "quit", "finish", "on-stop"), "shutdown"),
 }
 
 
-def near(value: Any, words: Iterable[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(_text(value).lower(), list(words), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def _parse_when(value: Any) -> str:
+    text = _text(value)
+    if text not in _MOMENTS:
+        meant = [_OTHER_MOMENTS[text.lower()]] if text.lower() in _OTHER_MOMENTS else nearest(text.lower(), _MOMENTS)
+        raise ValueError(f"{text!r} is not a moment; expected start or shutdown{asked(meant)}")
+    return text
 
 
 def _duration(value: Any, *, zero: bool = False) -> timedelta:
@@ -84,11 +80,47 @@ def _duration(value: Any, *, zero: bool = False) -> timedelta:
 
 
 def _parse_interval(value: Any) -> timedelta:
+    if isinstance(value, str) and len(value.split()) == 5 and re.match(r"[\d*]", value):  # noqa: PLR2004 - cron's
+        raise ValueError(f'{value!r} is a cron expression; write cron: "{value}"')
     return _duration(value)
 
 
 def _parse_span(value: Any) -> timedelta:
     return _duration(value, zero=True)
+
+
+_CRON = "minute, hour, day of the month, month, day of the week"
+
+
+def _parse_cron(value: Any) -> str:
+    """Read five cron fields; of what other tools add to them, say how it is written here."""
+    text = " ".join(_text(value).split())
+    zoned = re.match(r"(?:CRON_)?TZ=(\S+) (.*)", text)
+    if zoned:
+        raise ValueError(f'{text!r} has a time zone in it; write cron: "{zoned[2]}" and timezone: {zoned[1]}')
+    if text.lower() == "@reboot":
+        raise ValueError(f"{text!r} is not a time; write when: start")
+    if text.lower().startswith("@every "):
+        raise ValueError(f"{text!r} is an interval; write every: {text[7:]}")
+    fields = text.split()
+    if fields[5:]:
+        rest = fields[1:6] if re.fullmatch("[0*]", fields[0]) else fields[:5]
+        raise ValueError(
+            f"{text!r} has {len(fields)} fields; expected five ({_CRON}), no seconds and no years; "
+            f'write cron: "{" ".join(rest)}"'
+        )
+    for word in fields:
+        if meant := next((meant for pattern, meant in _OTHER_CRON if re.search(pattern, word, re.IGNORECASE)), None):
+            raise ValueError(f"{word!r} in {text!r} is {meant}, which is not known here; expected {_CRON}")
+    return text
+
+
+_OTHER_CRON = (
+    (r"^\d*L(?:-\d+)?$|^(?:mon|tue|wed|thu|fri|sat|sun)L$", "a last day (L)"),
+    (r"^(?:\d+|L)W$", "a nearest working day (W)"),
+    (r"#", "a numbered weekday (#)"),
+    (r"^H(?:\(|/|$)", "a hashed value (H); `every` with `phase: installation` spreads"),
+)
 
 
 def _parse_phase(value: Any) -> Phase:
@@ -99,7 +131,7 @@ def _parse_phase(value: Any) -> Phase:
     try:
         return _duration(value, zero=True)
     except ValueError as error:
-        hint = near(value, ("installation", "start"))
+        hint = did_you_mean(_text(value).lower(), ("installation", "start"))
         raise ValueError(f"{error}; or one of the words installation and start{hint}") from None
 
 
@@ -112,26 +144,40 @@ def _parse_boolean(value: Any) -> bool:
 
 def _parse_count(value: Any) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,3}", _text(value)):
-        raise ValueError(f"{_text(value)!r} is not a count; it takes a whole number from 1 to 9999")
+        raise ValueError(f"{_text(value)!r} is not a count; expected a whole number from 1 to 9999")
     return int(value)
 
 
 def _parse_once(value: Any) -> str:
     if value not in {"process", "application"}:
-        hint = near(value, ("process", "application"))
-        raise ValueError(f"{_text(value)!r} is not a scope; it takes process or application{hint}")
+        hint = did_you_mean(_text(value).lower(), ("process", "application"))
+        raise ValueError(f"{_text(value)!r} is not a scope; expected process or application{hint}")
     return _text(value)
+
+
+_ZONES = {
+    "CEST": "Europe/Berlin", "BST": "Europe/London", "EEST": "Europe/Helsinki", "MSK": "Europe/Moscow",
+    "EDT": "America/New_York", "CST": "America/Chicago", "CDT": "America/Chicago", "MDT": "America/Denver",
+    "PST": "America/Los_Angeles", "PDT": "America/Los_Angeles", "IST": "Asia/Kolkata", "JST": "Asia/Tokyo",
+    "AEST": "Australia/Sydney", "AEDT": "Australia/Sydney", "Z": "UTC",
+}  # fmt: skip
 
 
 def _parse_zone(value: Any) -> str:
-    zone(_text(value))
-    return _text(value)
+    text = _text(value)
+    meant = _ZONES.get(text.upper())
+    if offset := re.fullmatch(r"(?:UTC|GMT)?([+-])0?(\d{1,2})(?::?00)?", text):
+        meant = f"Etc/GMT{'-' if offset[1] == '+' else '+'}{offset[2]}"  # POSIX counts the other way round
+    if meant is not None:
+        raise ValueError(f"{text!r} is not a time zone; expected a name, such as {meant}")
+    zone(text)
+    return text
 
 
 def _parse_words(value: Any) -> str:
     text = _text(value)
-    if len(text) > 500:  # noqa: PLR2004
-        raise ValueError(f"has {len(text)} characters; a description has at most 500")
+    if len(text) > _LONGEST_DESCRIPTION:
+        raise ValueError(f"has {len(text)} characters; expected a description of at most {_LONGEST_DESCRIPTION}")
     return text
 
 
@@ -139,7 +185,31 @@ def _parse_moment(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(_text(value))
     except ValueError:
-        raise ValueError(f"{_text(value)!r} is not a moment; it takes one such as 2027-03-01T09:30") from None
+        raise ValueError(f"{_text(value)!r} is not a moment; expected one such as 2027-03-01T09:30") from None
+
+
+def check_moment(moment: datetime) -> None:
+    """Refuse a moment that no calendar reaches from every time zone.
+
+    Raises:
+        ValueError: It is one.
+    """
+    try:
+        instant = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // MICROSECOND
+        for days in (-366, 366):
+            to_datetime(instant + timedelta(days=days) // MICROSECOND)
+    except OverflowError:
+        raise ValueError("is beyond the calendar; expected a moment such as 2027-03-01T09:30") from None
+
+
+def _parse_retry(value: Any) -> Retry:
+    if not isinstance(value, dict) or set(value) - {"attempts", "wait"} or "attempts" not in value:
+        raise ValueError("expected attempts and wait, such as {attempts: 3, wait: 10s}")
+    return Retry(_parse_count(value["attempts"]), _duration(value.get("wait", "10s")))
+
+
+def _parse_args(value: Any) -> dict[str, Any]:
+    return dict(value)
 
 
 _DURATION = {"type": "string", "pattern": durations.PATTERN}
@@ -152,7 +222,7 @@ FIELDS: tuple[Field, ...] = (
         "The function that runs. Only modules that the host allowed may be named; `lifebeat_jobs` always may.",
         _parse_run,
         TRIGGERS,
-        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"},
+        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z]\w*$"},
     ),
     Field(
         "when",
@@ -176,8 +246,9 @@ FIELDS: tuple[Field, ...] = (
         "cron",
         "five cron fields",
         "one of when, every, cron, at is required",
-        "Minute, hour, day of the month, month, day of the week (0 and 7 are Sunday), in `timezone`.",
-        _text,
+        "Minute, hour, day of the month, month, day of the week (0 and 7 are Sunday), in `timezone`. In quotes, as `*` "
+        "has a meaning in YAML.",
+        _parse_cron,
         ("cron",),
         {"type": "string", "minLength": 1},
     ),
@@ -204,9 +275,10 @@ FIELDS: tuple[Field, ...] = (
         "a mapping",
         "no arguments",
         "The keyword arguments of the function, held against its signature before anything runs.",
-        _text,
+        _parse_args,
         TRIGGERS,
         {"type": "object"},
+        is_mapping=True,
     ),
     Field(
         "phase",
@@ -273,6 +345,31 @@ FIELDS: tuple[Field, ...] = (
         _DURATION,
     ),
     Field(
+        "retry",
+        "attempts and wait, such as {attempts: 3, wait: 10s}",
+        "not at all",
+        "How a run that failed is tried again: how many runs there are at most, the first one included, and the time "
+        "before the second one, which grows from one to the next.",
+        _parse_retry,
+        TRIGGERS,
+        {
+            "type": "object",
+            "properties": {"attempts": {"type": "integer", "minimum": 1, "maximum": 9999}, "wait": _DURATION},
+            "required": ["attempts"],
+            "additionalProperties": False,
+        },
+        is_mapping=True,
+    ),
+    Field(
+        "on_failure",
+        "module:function",
+        "none",
+        "The function that is called when the job begins to fail, and when it works again.",
+        _parse_run,
+        TRIGGERS,
+        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z]\w*$"},
+    ),
+    Field(
         "once",
         "process or application",
         "process",
@@ -299,5 +396,14 @@ OTHER_WORDS = {
     "function": "run", "func": "run", "task": "run", "command": "run", "job": "run", "kwargs": "args",
     "arguments": "args", "params": "args", "tz": "timezone", "offset": "phase", "misfire_grace_time": "misfire_grace",
     "disabled": "enabled", "active": "enabled", "concurrency": "max_instances", "comment": "description",
-    "name": "description",
+    "name": "description", "cmd": "run", "entrypoint": "run", "uses": "run", "retries": "retry", "max_retries": "retry",
+    "attempts": "retry", "backoff": "retry", "on_error": "on_failure", "onerror": "on_failure", "errback": "on_failure",
+    "timeout_minutes": "timeout", "time_limit": "timeout", "time_zone": "timezone", "at_startup": "when",
+    "run_on_startup": "when", "restart": "when", "if": "enabled", "inputs": "args", "with": "args",
 }  # fmt: skip
+
+
+def meant_fields(name: str) -> list[str]:
+    """Return the fields that somebody may have meant who wrote ``name``."""
+    near = nearest(name.lower().replace("-", "_"), [*FIELD_BY_NAME, *OTHER_WORDS], most=3)
+    return list(dict.fromkeys(OTHER_WORDS.get(word, word) for word in near))

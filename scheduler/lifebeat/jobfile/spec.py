@@ -20,6 +20,18 @@ SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 Once = Literal["process", "application"]
 
 
+class Retry(NamedTuple):
+    """How a run that failed is tried again.
+
+    Attributes:
+        attempts: How many runs there are at most, the first one included.
+        wait: The time before the second; before each further one it is twice as long.
+    """
+
+    attempts: int
+    wait: timedelta
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """One job of the job file, complete: every option has its value.
@@ -35,6 +47,8 @@ class JobSpec:
         misfire_grace: How late a run may start; ``None`` for however late.
         max_instances: How many runs of it may be under way at once in a process.
         timeout: How long a run may take; ``None`` for as long as it likes.
+        retry: How a run that failed is tried again; ``None`` for not at all.
+        on_failure: The function, as ``module:function``, that hears when it begins to fail and when it works again.
         once: Whether each process runs it, or one of the application's.
         description: What it is for.
         source: The file and line where it is written.
@@ -50,6 +64,8 @@ class JobSpec:
     misfire_grace: timedelta | None = None
     max_instances: int = 1
     timeout: timedelta | None = None
+    retry: Retry | None = None
+    on_failure: str | None = None
     once: Once = "process"
     description: str = ""
     source: str = field(default="", compare=False)
@@ -57,7 +73,7 @@ class JobSpec:
     @property
     def is_telemetry(self) -> bool:
         """Whether it belongs to the telemetry job module that Lifebeat ships, and not to the host."""
-        return self.run.startswith((f"{targets.ALWAYS_ALLOWED}.", f"{targets.ALWAYS_ALLOWED}:"))
+        return targets.is_telemetry(self.run)
 
 
 class JobFile(NamedTuple):
@@ -68,9 +84,25 @@ class JobFile(NamedTuple):
         specs: The jobs without a fault, in the order of the file.
         problems: Everything that is wrong.
         host_problems: Those of them that are in the host's own jobs, and not in telemetry's.
+        warnings: What is strange, and runs all the same.
+        opted_out: Where a switch stands in it that says off, though it belongs in a config file; ``None`` for nowhere.
     """
 
     path: Path
     specs: tuple[JobSpec, ...]
     problems: tuple[Problem, ...]
     host_problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
+    opted_out: str | None = None
+
+
+class Findings(NamedTuple):
+    """What was found in all files that there are.
+
+    Attributes:
+        problems: What is wrong.
+        warnings: What is strange.
+    """
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]

@@ -13,9 +13,9 @@ from lifebeat.context import JobContext
 from lifebeat.errors import ConfigError
 from lifebeat.jobfile import reader as jobfile
 from lifebeat.schedule.instants import SECOND, to_datetime
-from lifebeat.settings.source import fingerprint
 from lifebeat.storage import state_dir as statedir
 from lifebeat.storage import threads
+from lifebeat.storage.safe_file import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -78,6 +78,8 @@ class Application:
             raise ConfigError(*found.host_problems)
         for problem in dict.fromkeys((*self.source.read().problems, *found.problems)):
             self.say_once(f"problem:{problem}", f"telemetry is paused until this is fixed: {problem}")
+        for warning in self.source.read().warnings:
+            self.say_once(f"warning:{warning}", str(warning))
         return found
 
     def consent(self) -> Consent:

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lifebeat.settings.source import fingerprint
 from lifebeat.storage import threads
 from lifebeat.storage.forks import guard
+from lifebeat.storage.safe_file import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from lifebeat.text.hints import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from zoneinfo import ZoneInfo
@@ -188,13 +190,7 @@ def zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        hint = _near_zone(name)
-        raise ValueError(f"{name!r} is not a time zone; it takes one such as Europe/Stockholm or UTC{hint}") from error
+        from zoneinfo import available_timezones
 
-
-def _near_zone(name: str) -> str:
-    import difflib
-    from zoneinfo import available_timezones
-
-    near = difflib.get_close_matches(name[:40], sorted(available_timezones()), 1, 0.8)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name[:40], sorted(available_timezones()), cutoff=0.8)
+        raise ValueError(f"{name!r} is not a time zone; expected one such as Europe/Stockholm or UTC{hint}") from error

@@ -12,27 +12,28 @@ import errno
 import json
 import os
 import re
-import stat
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lifebeat import text as texts
 from lifebeat.errors import ConfigError, LifebeatError, Problem
 from lifebeat.settings.layers import CONFIG_FILES
+from lifebeat.storage import safe_file
 from lifebeat.storage.locks import FileLock
-from lifebeat.text.document import Reader
+from lifebeat.text.nodes import Mapping, Scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
-_TEMPORARY = ".lifebeat-tmp"
+    from lifebeat.text.nodes import Document, Member
+
 _INDENT = "    "
 _ATTEMPTS = 10
 _ELSEWHERE = "or set the key in the environment, or as an argument of the host"
 _REMEDIES = {
     errno.ENOENT: "make it, and try again",
     errno.EROFS: f"the file system is mounted read-only: mount it writable, {_ELSEWHERE}",
-    errno.EBUSY: f"the file is a mount of its own: mount its directory instead, {_ELSEWHERE}",
     errno.ENOSPC: "make room on the disk, and try again",
     errno.EDQUOT: "make room within the quota, and try again",
     errno.EFBIG: "raise the limit for the size of files, and try again",
@@ -44,7 +45,7 @@ class ConfigNotWritable(LifebeatError):
 
 
 def config_file(directory: Path) -> Path | None:
-    """The file to edit: ``config.json``, else ``config.yaml``, else ``config.yml``; ``None`` if there is none."""
+    """Return the file to edit: ``config.json``, else ``config.yaml``, else ``config.yml``; ``None`` for none."""
     return next((path for name in CONFIG_FILES if os.access(path := directory / name, os.F_OK)), None)
 
 
@@ -64,7 +65,23 @@ def set_key(path: Path, key: str, value: str | bool | int, *, timeout: float = 2
         ConfigError: The file cannot be read, or not be edited without doubt; it is left as it is.
         ConfigNotWritable: It cannot be written.
     """
-    _edit(path, key, value, timeout=timeout, keep=False)
+    _edit(path, lambda old: edited(path, old or b"", key, value), timeout=timeout)
+
+
+def unset_key(path: Path, key: str, *, timeout: float = 2.0) -> None:
+    """Remove one top-level key, as ``set_key`` sets it; nothing happens where there is none.
+
+    Args:
+        path: The file.
+        key: The key.
+        timeout: Seconds to wait for other writers.
+
+    Raises:
+        ConfigError: The file cannot be read, or not be edited without doubt; it is left as it is.
+        ConfigNotWritable: It cannot be written.
+    """
+    if _read(path) is not None:
+        _edit(path, lambda old: edited(path, old or b"", key, None), timeout=timeout)
 
 
 def set_key_if_absent(path: Path, key: str, value: str, *, timeout: float = 2.0) -> str:
@@ -78,150 +95,166 @@ def set_key_if_absent(path: Path, key: str, value: str, *, timeout: float = 2.0)
         ConfigError: As with ``set_key``.
         ConfigNotWritable: It cannot be written; or there are no locks here, and others might choose another value.
     """
-    data = _read(path)
-    found = None if data is None else _Layout.of(path, data).says(key)
-    return found or _edit(path, key, value, timeout=timeout, keep=True)
+    found = _said(path, _read(path), key)
+    if found is not None:
+        return found
+
+    def change(old: bytes | None) -> bytes | None:
+        nonlocal found
+        found = _said(path, old, key)
+        return old if found is not None else edited(path, old or b"", key, value)
+
+    _edit(path, change, timeout=timeout, needs_lock=True)
+    return value if found is None else found
 
 
 # -- the text --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A key and its value, as indices into the text.
-
-    Attributes:
-        key: The key's text; for a key of YAML that is no scalar, its events.
-        says: The value's text; ``None`` for null.
-        meaning: The value, comparable, with the spelling of numbers.
-        anchored: Whether other parts of the file may refer to it.
-    """
-
-    key: object
-    says: str | None
-    meaning: object
-    key_start: int
-    key_end: int
-    start: int
-    end: int
-    anchored: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where things are in a file whose top level is a mapping.
-
-    Attributes:
-        reader: Knows the text, and the places in it.
-        members: The top-level members in their order.
-        start: Behind the opening brace; in YAML without braces, where the first member begins.
-        end: In YAML without braces, where the document ends.
-        column: In YAML without braces, the column of the keys.
-        braces: Whether there are braces.
-    """
-
-    reader: Reader
-    members: list[_Member]
-    start: int
-    end: int = 0
-    column: int = 0
-    braces: bool = True
-
-    @classmethod
-    def of(cls, path: Path, data: bytes) -> _Layout:
-        """Read a file.
-
-        Raises:
-            ConfigError: It cannot be read.
-        """
-        if not data.strip():
-            return cls(Reader(str(path), data), [], 0, len(data), braces=False)
-        return _read_json(path, data) if path.suffix == ".json" else _read_yaml(path, data)
-
-    def find(self, key: str) -> _Member | None:
-        """The member with that key.
-
-        Raises:
-            ConfigError: There are two.
-        """
-        found = [member for member in self.members if member.key == key]
-        if len(found) > 1:
-            first, _ = _place(self.reader.text, found[0].key_start)
-            message = f"{key!r} stands here a second time (first on line {first}); remove one"
-            raise ConfigError(self.problem(message, found[1].key_start))
-        return found[0] if found else None
-
-    def says(self, key: str) -> str | None:
-        """The text of a key's value; ``None`` if it is absent, null or blank."""
-        member = self.find(key)
-        return member.says if member and member.says and member.says.strip() else None
-
-    def others(self, key: str) -> list[tuple[object, object]]:
-        """What all the other keys mean."""
-        return [(member.key, member.meaning) for member in self.members if member.key != key]
-
-    def problem(self, message: str, index: int) -> Problem:
-        """A problem at a place in the text."""
-        return self.reader.problem(message, *_place(self.reader.text, index))
-
-
-def edited(path: Path, data: bytes, key: str, value: str | bool | int) -> bytes:
-    """The content ``data`` of the file ``path`` with one key set.
+def edited(path: Path, data: bytes, key: str, value: str | bool | int | None) -> bytes:
+    """Return the content ``data`` of the file ``path`` with one key set, or removed with ``None``.
 
     Raises:
         ConfigError: It cannot be read, or not be edited without doubt.
     """
-    literal = _literal(path, value)
-    if not data.strip() and path.suffix == ".json":
-        return f"{{\n{_INDENT}{_quoted(key)}: {literal}\n}}\n".encode()
-    layout = _Layout.of(path, data)
-    member = layout.find(key)
-    wanted = _Layout.of(path, f"{{{_quoted(key)}: {literal}}}".encode()).members[0].meaning
+    literal = None if value is None else _literal(path, value)
+    before = _Layout(path, data)
+    member = before.find(key)
+    if literal is None and member is None:
+        return data
+    wanted = None if literal is None else _Layout(path, f"{{{_quoted(key)}: {literal}}}".encode()).members[0][1]
     bom = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
-    for text in _candidates(layout, key, literal):
+    for candidate in _without(before, member) if literal is None and member else _with(before, key, literal or ""):
         with contextlib.suppress(ConfigError):
-            after = _Layout.of(path, text.encode())
+            after = _Layout(path, candidate.encode())
             now = after.find(key)
-            if now and now.meaning == wanted and after.others(key) == layout.others(key):
-                return bom + text.encode()
-    message = f"{key!r} cannot be set here without touching more than its value; edit the file by hand"
-    raise ConfigError(layout.problem(message, member.start if member else layout.start))
+            if (now[1] if now else None) == wanted and after.others(key) == before.others(key):
+                return bom + candidate.encode()
+    verb = "removed" if literal is None else "set"
+    message = f"{key!r} cannot be {verb} here without touching more than its value; edit the file by hand"
+    raise ConfigError(before.document.problem(message, member[1] if member else before.start))
 
 
-def _candidates(layout: _Layout, key: str, literal: str) -> Iterator[str]:
-    """Texts with the key set, likeliest first."""
-    text, member = layout.reader.text, layout.find(key)
+class _Layout:
+    """Where things are in a file whose top level is a mapping.
+
+    Attributes:
+        document: The text, and the places in it.
+        members: The top-level members in their order.
+        start: Behind the opening brace; without braces, where the first member begins.
+        has_braces: Whether there are braces.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        is_blank = not data.strip()
+        source = safe_file.printable(path)
+        self.document: Document = texts.parse(
+            source, b"{\n}\n" if is_blank and path.suffix == ".json" else data, depth=1
+        )
+        self.members: list[Member] = []
+        self.has_braces = False
+        self.start = self.document.end
+        root = self.document.root
+        if self.document.problems:
+            raise ConfigError(*self.document.problems)
+        if isinstance(root, Mapping):
+            self.members = root.members
+            self.has_braces = root.has_braces
+            text = self.document.text
+            is_complex = text.startswith("?", root.start)
+            first = root.start if root.has_braces or is_complex else root.members[0][0].start
+            self.start = text.find("{", first) + 1 if root.has_braces else first
+        elif root is not None and not (isinstance(root, Scalar) and root.plain and not root.text):
+            raise ConfigError(self.document.problem("holds no mapping; expected keys with values", root))
+
+    def find(self, key: str) -> Member | None:
+        """Return the member with that key.
+
+        Raises:
+            ConfigError: There are two.
+        """
+        found = [member for member in self.members if isinstance(member[0], Scalar) and member[0].text == key]
+        if len(found) > 1:
+            message = f"duplicate key {key!r} (first on line {found[0][0].line}); remove one"
+            raise ConfigError(self.document.problem(message, found[1][0]))
+        return found[0] if found else None
+
+    def others(self, key: str) -> list[Member]:
+        """Return all the other members, comparable."""
+        return [one for one in self.members if not (isinstance(one[0], Scalar) and one[0].text == key)]
+
+
+def _said(path: Path, data: bytes | None, key: str) -> str | None:
+    """Return the text of a key's value; ``None`` if it is absent, null or blank."""
+    member = _Layout(path, data).find(key) if data else None
+    if member is None or member[1].is_null:
+        return None
+    node = member[1]
+    said = node.text if isinstance(node, Scalar) else node.document.text[node.start : node.end]
+    return said if said.strip() else None
+
+
+def _with(layout: _Layout, key: str, literal: str) -> Iterator[str]:
+    """Yield texts with the key set, likeliest first."""
+    text, member = layout.document.text, layout.find(key)
     if member is None:
-        yield from [_in_braces(layout, key, literal)] if layout.braces else _in_lines(layout, key, literal)
-    elif not member.anchored:
-        gap = " " if member.start == member.end else ""
-        yield text[: member.start] + gap + literal + text[member.end :]
+        yield from [_in_braces(layout, key, literal)] if layout.has_braces else _in_lines(layout, key, literal)
+    elif not member[1].is_anchored:
+        node = member[1]
+        gap = " " if node.start == node.end else ""
+        yield text[: node.start] + gap + literal + text[node.end :]
+
+
+def _without(layout: _Layout, member: Member) -> Iterator[str]:
+    """Yield the text without a member: with one comma, or with its lines."""
+    text, (key, value) = layout.document.text, member
+    start, end = key.start, max(key.end, value.end)
+    if not layout.has_braces:
+        line = text.rfind("\n", 0, start) + 1
+        rest = re.match(r"[ \t]*(?:#[^\r\n]*)?(?:\r?\n|$)", text[end:])
+        if rest and not text[line:start].strip():
+            yield text[:line] + text[end + rest.end() :]
+        return
+    at = next(at for at, (other, _) in enumerate(layout.members) if other is key)
+    if at:
+        start = layout.members[at - 1][1].end
+    elif len(layout.members) > 1:
+        end = layout.members[1][0].start
+    elif text[end:].lstrip().startswith("}") and not text[layout.start : start].strip():
+        start, end = layout.start, len(text) - len(text[end:].lstrip())
+    if re.fullmatch(r"\s*,?\s*", text[start : key.start] + text[max(key.end, value.end) : end]):
+        yield text[:start] + text[end:]
 
 
 def _in_braces(layout: _Layout, key: str, literal: str) -> str:
-    text, at, members = layout.reader.text, layout.start, layout.members
+    text, at, members = layout.document.text, layout.start, layout.members
     if not members:
-        space = _spaces(text, at)
+        space = text[at : len(text) - len(text[at:].lstrip(" \t\r\n"))]
         lead = f"{_newline(text)}{_INDENT}" if "\n" in space else space
         return f"{text[:at]}{lead}{_quoted(key)}: {literal}{text[at:]}"
-    last = members[-1]
-    colon = text[last.key_end : last.start]
+    last_key, last = members[-1]
+    colon = text[last_key.end : last.start]
     if not re.fullmatch(r"[ \t]*:[ \t]*", colon):
         colon = ": "
     if len(members) > 1:
-        comma = text[members[-2].end : last.key_start]
+        comma = text[members[-2][1].end : last_key.start]
     else:
-        comma = "," + (text[at : last.key_start] or " " * (" " in colon))
+        comma = "," + (text[at : last_key.start] or " " * (" " in colon))
     if not re.fullmatch(r"[ \t\r\n]*,[ \t\r\n]*", comma):
         comma = ", "
     comma = re.sub(r"(\r?\n)(?:[ \t]*\r?\n)+", r"\1", comma)
-    quoted = _quoted(key) if text[last.key_start] == '"' else _plain(key)
+    quoted = _quoted(key) if text[last_key.start] == '"' else _plain(key)
     return f"{text[: last.end]}{comma}{quoted}{colon}{literal}{text[last.end :]}"
 
 
 def _in_lines(layout: _Layout, key: str, literal: str) -> Iterator[str]:
-    text, newline, indent = layout.reader.text, _newline(layout.reader.text), " " * layout.column
-    head, tail = text[: layout.end], text[layout.end :]
+    document = layout.document
+    text, newline = document.text, _newline(document.text)
+    indent = " " * (document.place(layout.start)[1] - 1 if layout.members else 0)
+    head, tail = text[: document.end], text[document.end :]
     line = f"{_plain(key)}: {literal}"
     if head and not head.endswith(("\n", "\r")):
         yield f"{head}{newline}{indent}{line}{newline if tail else ''}{tail}"
@@ -237,12 +270,13 @@ def _literal(path: Path, value: str | bool | int) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ConfigError(Problem(str(path), f"{value!r} cannot be written in UTF-8; write plain text")) from None
+        source = safe_file.printable(path)
+        raise ConfigError(Problem(source, f"{value!r} cannot be written in UTF-8; write plain text")) from None
     return _quoted(value)
 
 
 def _quoted(text: str) -> str:
-    """A string as JSON and YAML both read it: YAML would not take, or fold, some of what JSON takes as it is."""
+    """Return a string as JSON and YAML both read it: YAML would not take, or fold, some of what JSON takes."""
     unsafe = "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
     return re.sub(unsafe, lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
 
@@ -256,161 +290,35 @@ def _newline(text: str) -> str:
     return "\r\n" if text[: text.rfind("\n") + 1].endswith("\r\n") else "\n"
 
 
-def _spaces(text: str, at: int) -> str:
-    return text[at : _skip(text, at)]
-
-
-def _skip(text: str, at: int) -> int:
-    while text[at : at + 1] in {" ", "\t", "\r", "\n"}:
-        at += 1
-    return at
-
-
-def _place(text: str, index: int) -> tuple[int, int]:
-    return text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index)
-
-
-# -- JSON ------------------------------------------------------------------------------------------------------------
-
-
-def _number(spelling: str) -> tuple[str, str]:
-    return "number", spelling
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_number, parse_float=_number, parse_constant=_number)
-
-
-def _read_json(path: Path, data: bytes) -> _Layout:
-    reader = Reader(str(path), data)
-    try:
-        _JSON.decode(reader.text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(reader.problem(f"is not JSON: {error.msg}", error.lineno, error.colno)) from None
-    except RecursionError:
-        raise ConfigError(reader.problem("is nested too deeply", 1, 1)) from None
-    start = _skip(reader.text, 0)
-    if reader.text[start] != "{":
-        raise ConfigError(reader.problem("holds no object; it takes {...} with settings in it", 1, 1))
-    return _Layout(reader, list(_json_members(reader.text, start + 1)), start + 1)
-
-
-def _json_members(text: str, at: int) -> Iterator[_Member]:
-    """The members of an object that is known to be valid; ``at`` is behind its brace."""
-    while text[at := _skip(text, at)] != "}":
-        key_start = _skip(text, at + 1) if text[at] == "," else at
-        key, key_end = _JSON.raw_decode(text, key_start)
-        start = _skip(text, _skip(text, key_end) + 1)
-        value, at = _JSON.raw_decode(text, start)
-        says = value if value is None or isinstance(value, str) else text[start:at]
-        yield _Member(key, says, value, key_start, key_end, start, at)
-
-
-# -- YAML ------------------------------------------------------------------------------------------------------------
-
-
-def _read_yaml(path: Path, data: bytes) -> _Layout:
-    import yaml
-
-    reader = Reader(str(path), data)
-    try:
-        # Not the C loader: its marks count differently.
-        events: list[Any] = list(yaml.parse(reader.text, Loader=yaml.SafeLoader))
-    except yaml.MarkedYAMLError as error:
-        mark: Any = error.problem_mark or error.context_mark
-        raise ConfigError(reader.problem(f"is not YAML: {error.problem}", mark.line + 1, mark.column + 1)) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(reader.problem(f"is not YAML: {str(error).splitlines()[0]}", 1, 1)) from None
-    documents = [event for event in events if isinstance(event, yaml.DocumentStartEvent)]
-    if len(documents) > 1:
-        message, mark = "a second document starts here; one file holds one document", documents[1].start_mark
-        raise ConfigError(reader.problem(message, mark.line + 1, mark.column + 1))
-    end: int = events[-2 if documents else -1].start_mark.index
-    root: Any = events[2] if documents else None
-    if root is None or (type(root).__name__ == "ScalarEvent" and not root.value and not root.style):
-        return _Layout(reader, [], end, end, braces=False)
-    if not isinstance(root, yaml.MappingStartEvent):
-        raise ConfigError(reader.problem("holds no mapping; it takes lines of `key: value`", 1, 1))
-    members = list(_yaml_members(reader.text, events[3:]))
-    mark = root.end_mark
-    return _Layout(reader, members, mark.index, end, mark.column, braces=bool(root.flow_style))
-
-
-def _yaml_members(text: str, events: list[Any]) -> Iterator[_Member]:
-    """The members of a mapping, from the events behind its start."""
-    at = 0
-    while not type(events[at]).__name__.endswith("EndEvent"):
-        behind_key = _behind(events, at)
-        behind = _behind(events, behind_key)
-        key, value = events[at:behind_key], events[behind_key:behind]
-        start, end = value[0].start_mark.index, _end(text, value)
-        scalar = type(value[0]).__name__ == "ScalarEvent"
-        null = scalar and not value[0].style and value[0].value.lower() in {"", "~", "null"}
-        yield _Member(
-            key[0].value if type(key[0]).__name__ == "ScalarEvent" else _meaning(key),
-            None if null else value[0].value if scalar else text[start:end],
-            _meaning(value),
-            key[0].start_mark.index,
-            _end(text, key),
-            start,
-            end,
-            anchored=any(type(event).__name__ != "AliasEvent" and getattr(event, "anchor", None) for event in value),
-        )
-        at = behind
-
-
-def _behind(events: list[Any], at: int) -> int:
-    """The index behind the node that starts at ``at``."""
-    depth = 0
-    while True:
-        name = type(events[at]).__name__
-        depth += name.endswith("StartEvent") - name.endswith("EndEvent")
-        at += 1
-        if not depth:
-            return at
-
-
-def _end(text: str, events: list[Any]) -> int:
-    """Where a node ends in the text; the end of a block is marked only where the next thing starts."""
-    start: int = events[0].start_mark.index
-    ends: list[int] = [event.end_mark.index for event in events if not type(event).__name__.endswith("EndEvent")]
-    ends += [event.end_mark.index for event in events if event.end_mark.index > event.start_mark.index]
-    return start + len(text[start : max(ends)].rstrip(" \t\r\n"))
-
-
-def _meaning(events: list[Any]) -> tuple[object, ...]:
-    fields = ("anchor", "tag", "implicit", "value", "style", "flow_style")
-    return tuple((type(event).__name__, *(getattr(event, name, None) for name in fields)) for event in events)
-
-
 # -- the file --------------------------------------------------------------------------------------------------------
 
 
-def _edit(path: Path, key: str, value: str | bool | int, *, timeout: float, keep: bool) -> str:
-    """Set the key, unless it is to be kept and says something; returns what it says then."""
+def _edit(
+    path: Path, change: Callable[[bytes | None], bytes | None], *, timeout: float, needs_lock: bool = False
+) -> None:
+    """Replace what is in the file by what ``change`` makes of it."""
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path.parent.parent.is_dir():
+            safe_file.make_directory(path.parent)
         real = Path(os.path.realpath(path))
-        with _alone(path, real.parent, timeout, needed=keep) as alone:
+        with _alone(path, real.parent, timeout, needed=needs_lock) as alone:
             if alone:
-                sweep(real)
+                safe_file.sweep(real)
             for _ in range(_ATTEMPTS):
                 old = _read(path)
-                found = _Layout.of(path, old).says(key) if old is not None and keep else None
-                if found:
-                    return found
-                new = edited(path, old or b"", key, value)
-                if new == old or _replace(real, old, new):
-                    return str(value)
+                new = change(old)
+                if new is None or new == old or safe_file.write(path, new, unless=partial(_has_changed, path, old)):
+                    return
     except OSError as error:
         raise _not_writable(path, error) from error
-    raise ConfigNotWritable(f"{path}: somebody else keeps changing it; set {key!r} again when that has ended")
+    raise ConfigNotWritable(f"{safe_file.printable(path)}: somebody else keeps changing it; try again later")
 
 
 @contextlib.contextmanager
 def _alone(path: Path, directory: Path, timeout: float, *, needed: bool) -> Generator[bool]:
     """Keep other writers out, if there are locks here; yields whether there are."""
     if not directory.is_dir():  # the lock would make a file in its place
-        raise OSError(errno.ENOENT, f"there is no directory {str(directory)!r}")
+        raise OSError(errno.ENOENT, f"there is no directory {safe_file.printable(directory)!r}")
     lock = FileLock(directory)
     try:
         there, free = True, lock.acquire(timeout=timeout)
@@ -421,7 +329,7 @@ def _alone(path: Path, directory: Path, timeout: float, *, needed: bool) -> Gene
         reason = f"another process has been writing for {timeout:g} s"
     try:
         if not free:
-            raise ConfigNotWritable(f"{path}: {reason}; try again, {_ELSEWHERE}")
+            raise ConfigNotWritable(f"{safe_file.printable(path)}: {reason}; try again, {_ELSEWHERE}")
         yield there
     finally:
         lock.release()
@@ -429,79 +337,17 @@ def _alone(path: Path, directory: Path, timeout: float, *, needed: bool) -> Gene
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+        return safe_file.read(path, limit=texts.limit(path))
+    except safe_file.CannotRead as error:
+        raise ConfigError(Problem(safe_file.printable(path), f"cannot be read: {error.reason}")) from None
 
 
-def _replace(path: Path, old: bytes | None, new: bytes) -> bool:
-    """Put ``new`` in the place of ``old``; false if that is not what is there any more."""
-    if old is not None and not os.access(path, os.W_OK):
-        reason = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
-        raise OSError(reason, os.strerror(reason))
-    with temporary(path, new, like=None if old is None else path) as made:
-        # The host application knows nothing of our lock.
-        if _read(path) != old:
-            return False
-        made.replace(path)
-    sync(path.parent)
-    return True
-
-
-@contextlib.contextmanager
-def temporary(path: Path, data: bytes, *, like: Path | None = None) -> Generator[Path]:
-    """A complete file on the disk beside ``path``, of mode 0600 or as ``like`` is; gone afterwards, if it still is."""
-    made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
-    try:
-        with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
-            file.write(data)
-            file.flush()
-            if like is not None:
-                _take_after(like, file.fileno())
-            os.fsync(file.fileno())
-        yield made
-    finally:
-        with contextlib.suppress(OSError):
-            made.unlink()
-
-
-def sweep(path: Path) -> None:
-    """Remove the temporary files beside ``path`` that killed processes left; for when no process is writing."""
-    for entry in path.parent.iterdir():
-        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(_TEMPORARY):
-            with contextlib.suppress(OSError):
-                entry.unlink()
-
-
-def sync(directory: Path) -> None:
-    """Have the names in a directory on the disk; some file systems cannot."""
-    with contextlib.suppress(OSError):
-        number = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _take_after(path: Path, number: int) -> None:
-    """Give an open file the owner, the mode and the attributes (access lists among them) of another, where allowed."""
-    was = path.stat()
-    mode = stat.S_IMODE(was.st_mode)
-    try:
-        os.fchown(number, -1, was.st_gid)
-    except OSError:
-        mode &= ~stat.S_IRWXG  # that was meant for another group
-    with contextlib.suppress(OSError):
-        os.fchown(number, was.st_uid, -1)
-    os.fchmod(number, mode)
-    for name in os.listxattr(path) if hasattr(os, "listxattr") else ():
-        with contextlib.suppress(OSError):
-            os.setxattr(number, name, os.getxattr(path, name))
+def _has_changed(path: Path, old: bytes | None) -> bool:
+    """Return whether the host application, which knows nothing of our lock, has written the file meanwhile."""
+    return _read(path) != old
 
 
 def _not_writable(path: Path, error: OSError) -> ConfigNotWritable:
     user = f"let user {os.geteuid()} write the file and in its directory, {_ELSEWHERE}"
-    remedy = _REMEDIES.get(error.errno or 0, user)
-    return ConfigNotWritable(f"{path}: cannot be written: {error.strerror}; {remedy}")
+    remedy = "" if isinstance(error, safe_file.WrongOwner) else f"; {_REMEDIES.get(error.errno or 0, user)}"
+    return ConfigNotWritable(f"{safe_file.printable(path)}: cannot be written: {error.strerror}{remedy}")

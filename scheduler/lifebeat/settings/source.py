@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
+import copy
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +20,24 @@ from lifebeat.settings.layers import (
     packaged,
     refusals,
 )
-from lifebeat.settings.table import Settings, is_loopback
+from lifebeat.settings.table import is_loopback
+from lifebeat.storage.safe_file import fingerprint, printable
+from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-SMALL = 64 * 1024
+    from lifebeat.settings.table import Settings
 
 
 def config_dir(argument: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
-    """The config directory: the argument, else ``LIFEBEAT_CONFIG_DIR``, else systemd's, else ``./config``."""
-    if argument is not None:
-        return Path(argument)
-    if environ.get("LIFEBEAT_CONFIG_DIR"):
-        return Path(environ["LIFEBEAT_CONFIG_DIR"])
-    return Path(next(filter(None, environ.get("CONFIGURATION_DIRECTORY", "").split(":")), "config"))
+    """Return the config directory: the argument, else ``LIFEBEAT_CONFIG_DIR``, else systemd's, else ``./config``."""
+    systemd = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
+    path = Path(environ.get("LIFEBEAT_CONFIG_DIR") or systemd or "config" if argument is None else argument)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody's home is known
+        return path
 
 
 class ConfigSource:
@@ -75,7 +77,7 @@ class ConfigSource:
         self._agreed: dict[str, Any] = {}
 
     def agree(self, values: Mapping[str, Any]) -> None:
-        """What the processes of the installation have agreed on, where no other layer says anything."""
+        """Take what the processes of the installation have agreed on, where no other layer says anything."""
         self._agreed = dict(values)
 
     @property
@@ -95,12 +97,12 @@ class ConfigSource:
         return self.config_dir / JOB_FILE
 
     def files(self) -> list[Path]:
-        """The files that settings are read from, lowest first; they need not exist."""
+        """Return the files that settings are read from, lowest first; they need not exist."""
         found = [self.config_dir / name for name in CONFIG_FILES]
         return [*found, self.overlay] if self.overlay else found
 
     def layers(self) -> list[Layer]:
-        """Every layer as it is now, lowest first."""
+        """Return every layer as it is now, lowest first."""
         layers = [
             packaged(),
             *([from_arguments(self._agreed, label="agreed on in the database")] if self._agreed else []),
@@ -113,16 +115,25 @@ class ConfigSource:
         earlier = self.earlier_opt_out(merge(layers)) if self.earlier_opt_out else None
         return [*layers, earlier] if earlier else layers
 
+    def each_deployment(self) -> list[ConfigSource]:
+        """Return this source without an overlay and with each that there is; only itself where one is named."""
+        if self.deployment:
+            return [self]
+        others = [copy.copy(self) for _ in deployments(self.config_dir)]
+        for other, name in zip(others, deployments(self.config_dir), strict=False):
+            other._deployment = name  # noqa: SLF001 - a copy of its own
+        return [self, *others]
+
     def read(self) -> Settings:
-        """The merged settings as they are now."""
+        """Return the merged settings as they are now."""
         return merge(self.layers())
 
     def _written(self) -> list[Layer]:
         if problem := self._no_directory():
-            return [Layer(problem.source, problems=(problem,))]
+            return [Layer(problem.source, problems=[problem])]
         overlay = self._no_overlay()
         files = [self._file(path) for path in self.files()]
-        return [*files, Layer(overlay.source, problems=(overlay,))] if overlay else files
+        return [*files, Layer(overlay.source, problems=[overlay])] if overlay else files
 
     def _file(self, path: Path) -> Layer:
         seen = fingerprint(path)
@@ -138,19 +149,23 @@ class ConfigSource:
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            return Problem(str(self.config_dir), "is not a directory; name the config directory, not a file in it")
+            return Problem(
+                printable(self.config_dir), "is not a directory; name the config directory, not a file in it"
+            )
         except (OSError, ValueError) as error:
-            return Problem(str(self.config_dir), f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            return Problem(printable(self.config_dir), f"cannot be read: {getattr(error, 'strerror', 'it is no path')}")
         return None
 
     def _no_overlay(self) -> Problem | None:
         name, path = self.deployment, self.overlay
         if name and not path:
             source = "command line (--deployment)" if self._deployment else "environment (LIFEBEAT_DEPLOYMENT)"
-            return Problem(source, f"{name!r} is not the name of a deployment; it takes one such as production")
-        if not path or fingerprint(path) != errno.ENOENT or path.is_symlink():
+            return Problem(source, f"{name!r} is not the name of a deployment; expected one such as production")
+        if not path or fingerprint(path) is not None or path.is_symlink():
             return None
-        return Problem(str(path), f"there is no overlay for the deployment {name!r} ({_nearest(path)})")
+        there = deployments(self.config_dir)
+        near = did_you_mean(path.stem, there) or f" (there are: {', '.join(there) or 'none'})"
+        return Problem(printable(path), f"there is no overlay for the deployment {name!r}{near}")
 
     def _refusals(self, layers: list[Layer]) -> list[Layer]:
         found = refusals(self.environ, self._modules)
@@ -163,24 +178,9 @@ def _is_name(name: str) -> bool:
     return name.isprintable() and not name.startswith(".") and not set(name) & set("/\\") and len(name.encode()) <= 100  # noqa: PLR2004
 
 
-def _nearest(overlay: Path) -> str:
-    import difflib
-
-    there = sorted(file.stem for file in overlay.parent.glob("*.yaml"))
-    near = difflib.get_close_matches(overlay.stem, there, 1)
-    return f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"
-
-
-def fingerprint(path: Path) -> object:
-    """What changes when a file is edited, replaced, or swapped behind a link, or can be read no more or again.
-
-    Of a small file its content: the clocks of file systems tick in steps of milliseconds, some of seconds, and two
-    edits within one step may be of one size.
-    """
+def deployments(config_dir: Path) -> list[str]:
+    """Return the names of the overlays that there are."""
     try:
-        about = path.stat()
-        if stat.S_ISREG(about.st_mode) and about.st_size <= SMALL:
-            return path.read_bytes()
-    except (OSError, ValueError) as error:
-        return getattr(error, "errno", None)
-    return (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino, about.st_dev)
+        return sorted(file.stem for file in (config_dir / "deployments").glob("*.yaml"))
+    except OSError:
+        return []

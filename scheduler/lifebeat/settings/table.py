@@ -7,10 +7,12 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from lifebeat.text import durations
+from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,26 +33,32 @@ class Kind(NamedTuple):
         allowed: What may be written, in words.
         parse: Turns what was written (text, bool, number) into the value; ``ValueError`` says why not.
         schema: The same rule as a JSON Schema fragment, for editors.
+        doubt: Returns what is strange about a value that may be right; ``None`` for nothing.
     """
 
     name: str
     allowed: str
     parse: Callable[[Any], Any]
     schema: dict[str, Any]
+    doubt: Callable[[Any], str | None] = lambda _: None
 
 
 def parse_bool(value: Any) -> bool:
-    """Read a boolean: true/false/1/0/yes/no/on/off in any case."""
+    """Read a boolean: true/false/1/0/yes/no/on/off in any case.
+
+    Raises:
+        ValueError: It is none of these.
+    """
     word = str(value).strip().lower() if isinstance(value, (bool, str, int)) else ""
     if word in TRUE:
         return True
     if word in FALSE:
         return False
-    raise ValueError("is not a boolean; it takes true or false (or 1/0, yes/no, on/off)")
+    raise ValueError("is not a boolean; expected true or false (or 1/0, yes/no, on/off)")
 
 
 def is_off(value: Any) -> bool:
-    """Whether what was written for a boolean says off."""
+    """Return whether what was written for a boolean says off."""
     return str(value).strip().lower() in FALSE
 
 
@@ -63,6 +71,17 @@ def _parse_text(value: Any) -> str:
     return text
 
 
+def _parse_project_key(value: Any) -> str:
+    key = _parse_text(value)
+    if re.match(r"ph[abd-z]_", key):
+        raise ValueError("opens more than it may: it is no project key; expected the project's own, phc_…")
+    return key
+
+
+def _doubt_project_key(key: str) -> str | None:
+    return None if key.startswith("phc_") else "does not look like a project key, phc_…; see PostHog's settings"
+
+
 def _parse_url(value: Any) -> str:
     try:
         parts = urlsplit(value if isinstance(value, str) else "")
@@ -70,13 +89,13 @@ def _parse_url(value: Any) -> str:
     except ValueError:
         parts, valid = urlsplit(""), False
     if not valid:
-        raise ValueError("is not a URL; it takes one such as https://us.i.posthog.com")
+        raise ValueError("is not a URL; expected one such as https://us.i.posthog.com")
     if "@" in parts.netloc or "?" in value or "#" in value:
-        raise ValueError("must not hold a user, a query or a fragment; it takes a URL such as https://us.i.posthog.com")
+        raise ValueError("must not hold a user, a query or a fragment; expected a URL such as https://us.i.posthog.com")
     if not re.fullmatch(r"[\x21-\x7e]+", value):
         raise ValueError("must not hold spaces or letters outside ASCII")
     if not _AUTHORITY.fullmatch(parts.netloc):
-        raise ValueError("does not name a host; it takes a URL such as https://us.i.posthog.com")
+        raise ValueError("does not name a host; expected a URL such as https://us.i.posthog.com")
     return str(value).rstrip("/")
 
 
@@ -90,14 +109,14 @@ def _parse_uuid(value: Any) -> str:
     return str(parsed)
 
 
-def _parse_duration(value: Any) -> timedelta:
+def _parse_duration(value: Any, *, zero: bool = False) -> timedelta:
     if isinstance(value, timedelta):
-        if not timedelta(0) < value <= durations.LONGEST:
-            raise ValueError("must be longer than no time and at most ten years")
+        if not (zero or value) or not timedelta(0) <= value <= durations.LONGEST:
+            raise ValueError("must be greater than zero and at most ten years")
         return value
     if isinstance(value, (bool, dict, list)):
-        raise ValueError(f"is not a duration; it takes {durations.ALLOWED}")  # noqa: TRY004 - one kind of refusal
-    return durations.parse_duration(str(value))
+        raise ValueError(f"is not a duration; expected {durations.ALLOWED}")  # noqa: TRY004 - one kind of refusal
+    return durations.parse_duration(str(value), zero=zero)
 
 
 def _parse_timeout(value: Any) -> timedelta:
@@ -112,6 +131,20 @@ def _parse_count(value: Any) -> int:
     if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]{0,11}", text):
         raise ValueError("is not a whole number from 1 up")
     return int(text)
+
+
+def _choice(*words: str) -> Kind:
+    def parse(value: Any) -> str:
+        word = value.strip() if isinstance(value, str) else str(value)
+        if word not in words:
+            raise ValueError(f"is not a choice; expected {_listed(words)}{did_you_mean(word, words)}")
+        return word
+
+    return Kind("choice", _listed(words), parse, {"enum": list(words)})
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 _DURATION_SCHEMA: dict[str, Any] = {"type": "string", "pattern": durations.PATTERN}
@@ -132,6 +165,18 @@ URL = Kind("URL", "an http or https URL", _parse_url, {"type": "string", "patter
 UUID = Kind("UUID", "a UUID", _parse_uuid, {"type": "string", "format": "uuid"})
 DURATION = Kind("duration", durations.ALLOWED, _parse_duration, _DURATION_SCHEMA)
 TIMEOUT = Kind("duration", "a duration of at most 60s, such as 2s or 500ms", _parse_timeout, _DURATION_SCHEMA)
+SPAN = Kind(
+    "length of time", "a duration such as 30d or 12h, or 0s", partial(_parse_duration, zero=True), _DURATION_SCHEMA
+)
+PROJECT_KEY = Kind(
+    "project key",
+    "a project key of PostHog, phc_…",
+    _parse_project_key,
+    {"type": "string"},
+    _doubt_project_key,
+)
+IDENTITY = _choice("installation", "monthly", "none")
+NEW_FIELDS = _choice("ask", "send")
 COUNT = Kind("number", "a whole number from 1 up", _parse_count, {"type": "integer", "minimum": 1})
 
 
@@ -153,6 +198,12 @@ class Key:
     help: str
     secret: bool = False
 
+    def shown(self, written: Any) -> str:
+        """Return what was written as a message may show it: no secret, and no password in a URL."""
+        if self.secret or "@" in str(written):
+            return "the value"
+        return "null" if written is None else repr(written)
+
     @property
     def attribute(self) -> str:
         """Its name in code."""
@@ -173,11 +224,12 @@ KEYS: tuple[Key, ...] = (
         "telemetryEnabled",
         BOOLEAN,
         True,
-        "Whether anything may be recorded and sent. Off at any layer means off.",
+        "Whether anything may be recorded and sent. Off at any layer means off; null and what cannot be read count as "
+        "off, and are errors.",
     ),
     Key(
         "telemetryApiKey",
-        TEXT,
+        PROJECT_KEY,
         None,
         "The PostHog project key. Without one nothing is sent; events stay in the local ledger.",
         secret=True,
@@ -186,7 +238,8 @@ KEYS: tuple[Key, ...] = (
         "telemetryHost",
         URL,
         "https://us.i.posthog.com",
-        "The PostHog that receives the events: any region, or one that you host yourself.",
+        "The PostHog that receives the events: any region, or one that you host yourself. A user or a password in it "
+        "is an error.",
     ),
     Key(
         "telemetryInstanceId",
@@ -199,7 +252,7 @@ KEYS: tuple[Key, ...] = (
         "telemetryHeartbeatInterval",
         DURATION,
         timedelta(hours=24),
-        "The time from one heartbeat to the next.",
+        "The time from one heartbeat to the next; at least a minute, but towards this machine.",
     ),
     Key(
         "telemetryShutdownTimeout",
@@ -211,26 +264,47 @@ KEYS: tuple[Key, ...] = (
         "telemetryStateDir",
         TEXT,
         None,
-        "Where the outbox lives. None: `$STATE_DIRECTORY` under systemd, else the config directory, else a directory "
-        "below `~/.local/state` where config is read-only.",
+        "Where the state lives: one database, one lock file and `host.json`. None: `$STATE_DIRECTORY` under systemd, "
+        "else `lifebeat/` below the config directory, else a directory below `~/.local/state` where config is "
+        "read-only.",
+    ),
+    Key(
+        "telemetryIdentity",
+        IDENTITY,
+        "installation",
+        "Who an event says that it is from. `installation`: the random ID. `monthly`: another ID each calendar month, "
+        "made from a secret that never leaves. `none`: a new random one with every event, and no `instance_id`.",
+    ),
+    Key(
+        "telemetryNewFields",
+        NEW_FIELDS,
+        "ask",
+        "What becomes of events and properties that a later version wants to send besides. `ask`: they are left out "
+        "until `lifebeat accept`. `send`: they are sent.",
     ),
     Key(
         "telemetryOutboxEvents",
         COUNT,
         1000,
-        "How many events may wait; beyond that the oldest is dropped, and the ledger says so.",
+        "How many events may be pending; beyond that the oldest is dropped, and the ledger says so.",
     ),
     Key(
         "telemetryOutboxBytes",
         COUNT,
         5 * 1024 * 1024,
-        "How many bytes of events may wait; beyond that the oldest is dropped, and the ledger says so.",
+        "How many bytes of events may be pending; beyond that the oldest is dropped, and the ledger says so.",
     ),
     Key(
         "telemetryOutboxAge",
         DURATION,
         timedelta(days=30),
-        "How long an event may wait; after that it is dropped, and the ledger says so.",
+        "How long an event may be pending; after that it is dropped, and the ledger says so.",
+    ),
+    Key(
+        "runHistory",
+        SPAN,
+        timedelta(days=30),
+        "How long runs of jobs are remembered. `0s`: not at all.",
     ),
     Key("appName", TEXT, None, "The application's name: for log lines and the fallback directory; never sent."),
     Key("appVersion", TEXT, None, "The application's version, sent as `app_version`."),
@@ -239,8 +313,11 @@ KEYS: tuple[Key, ...] = (
 BY_NAME: dict[str, Key] = {key.name: key for key in KEYS}
 
 
+FileState = Literal["missing", "empty", "unfinished", "unreadable", "complete"]
+
+
 class LayerValue(NamedTuple):
-    """What one layer said about one key.
+    """What one layer says about one key.
 
     Attributes:
         layer: The layer, as a person would find it: a file, or ``environment (TELEMETRY_HOST)``.
@@ -258,10 +335,12 @@ class Settings:
     """The merged settings; each value has its sources in ``layer_values``.
 
     Attributes:
-        layer_values: For each key's name what each layer said, lowest first.
+        layer_values: For each key's name what each layer says, lowest first.
         sources: For each key's name the layer whose value counts.
-        problems: What is wrong in any layer. While there are any, telemetry is held: nothing is made or sent.
+        problems: What is wrong in any layer. While there are any, telemetry is paused: nothing is made or sent.
+        warnings: What is strange in any layer, and counts all the same.
         opted_out: Whether somebody said off, as against settings that cannot be read.
+        files: What state each config file is in, by its path: an absence, or half of a file, is no answer.
     """
 
     enabled: bool
@@ -274,6 +353,9 @@ class Settings:
     outbox_events: int
     outbox_bytes: int
     outbox_age: timedelta
+    identity: str
+    new_fields: str
+    run_history: timedelta
     app_name: str | None
     app_version: str | None
     release_version: str | None
@@ -282,10 +364,12 @@ class Settings:
     )
     sources: dict[str, str] = field(default_factory=dict[str, str], hash=False)
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
     opted_out: bool = False
+    files: dict[str, FileState] = field(default_factory=dict[str, FileState], hash=False)
 
     def value(self, name: str) -> Any:
-        """The value of the key that is called ``name`` in files."""
+        """Return the value of the key that is called ``name`` in files."""
         return getattr(self, BY_NAME[name].attribute)
 
     @property
@@ -299,7 +383,7 @@ class Settings:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine only."""
+    """Return whether a URL leads to this machine only."""
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True

@@ -130,7 +130,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, unless: Callable[[], bo
     if like is not None and not os.access(real, os.W_OK):
         _refuse_writing(real)
     try:
-        with _temporary(real, data, mode, like) as made:
+        with temporary(real, data, mode, like) as made:
             if unless is not None and unless():
                 return False
             made.replace(real)
@@ -223,7 +223,7 @@ def _read_all(path: Path, read_some: Callable[[int], bytes | None], limit: int) 
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes, mode: int, like: os.stat_result | None) -> Iterator[Path]:
+def temporary(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None) -> Iterator[Path]:
     """Make a complete file on the disk beside ``path``; it is gone afterwards if it has not been moved."""
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

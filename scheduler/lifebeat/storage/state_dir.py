@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lifebeat.errors import LifebeatError
 from lifebeat.settings.table import BY_NAME
 from lifebeat.storage.locks import held
+from lifebeat.storage.safe_file import sweep, sync_directory, temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,8 +108,6 @@ def agree_on_id(path: Path, candidate: str) -> str:
         ValueError: ``candidate`` is no UUID.
         StateNotWritable: It cannot be kept.
     """
-    from lifebeat.settings.edit import sweep, sync
-
     candidate, found = _parse(candidate), read_id(path)
     if found is not None:
         return found
@@ -118,7 +117,7 @@ def agree_on_id(path: Path, candidate: str) -> str:
         sweep(path)
     except OSError as error:
         raise _not_writable(path, error) from error
-    sync(path.parent)
+    sync_directory(path.parent)
     return found
 
 
@@ -201,8 +200,6 @@ def _parse(text: str) -> str:
 
 
 def _settle(path: Path, candidate: str) -> str:
-    from lifebeat.settings.edit import temporary
-
     with temporary(path, f"{candidate}\n".encode()) as made:
         try:
             os.link(made, path)

@@ -1,0 +1,340 @@
+"""One job of the job file: its fields read, each check run that has what it needs, each problem at its field."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lifebeat.jobfile import targets
+from lifebeat.jobfile.fields import FIELD_BY_NAME, TRIGGERS, check_moment, meant_fields
+from lifebeat.jobfile.spec import MOST_PROBLEMS, SHUTDOWN_TIMEOUT, JobSpec
+from lifebeat.schedule.instants import (
+    At,
+    AtShutdown,
+    AtStart,
+    Cron,
+    CronInstants,
+    Every,
+    Trigger,
+    to_instant,
+    zone,
+)
+from lifebeat.settings.table import BY_NAME, KEYS, is_loopback
+from lifebeat.text.durations import format_duration
+from lifebeat.text.hints import asked, did_you_mean
+from lifebeat.text.nodes import Mapping, Node, Scalar, Sequence, faults, value_of
+
+if TYPE_CHECKING:
+    import collections.abc
+    from datetime import datetime
+
+    from lifebeat.errors import Problem
+    from lifebeat.settings.table import Settings
+
+HEARTBEAT_FLOOR = timedelta(minutes=1)
+_SHORTEST = timedelta(seconds=1)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_REFERENCE = re.compile(r"\$\{([^{}$]*)\}")
+_STARTUP, _HEARTBEAT, _SHUTDOWN = targets.SHIPPED
+
+Fields: TypeAlias = dict[str, tuple[Scalar, Node]]
+
+
+class Job:
+    """Reads one job.
+
+    Args:
+        key: Its ID, and where it stands.
+        node: What stands behind it.
+        settings: What ``${key}`` refers to.
+        allow: The modules that may be named.
+        now: What is past.
+        import_disabled: Whether its function is looked at although it is not enabled.
+
+    Attributes:
+        problems: What is wrong.
+        warnings: What is strange.
+    """
+
+    def __init__(
+        self,
+        key: Scalar,
+        node: Node | Fields,
+        settings: Settings,
+        *,
+        allow: collections.abc.Sequence[str],
+        now: datetime,
+        import_disabled: bool,
+    ) -> None:
+        self.key = key
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self._node = node
+        self._fields: Fields = node if isinstance(node, dict) else node.named() if isinstance(node, Mapping) else {}
+        self._settings = settings
+        self._allow = allow
+        self._now = now
+        self._import_disabled = import_disabled
+        self._values: dict[str, Any] = {}
+        self._meant: set[str] = set()
+
+    @property
+    def is_telemetry(self) -> bool:
+        """Whether it is one of telemetry's, as far as can be seen."""
+        run = self._fields.get("run", (None, None))[1]
+        return isinstance(run, Scalar) and targets.is_telemetry(run.text)
+
+    def read(self) -> JobSpec | None:
+        """Return the job, complete; ``None`` if anything is wrong with it, whatever that is."""
+        try:
+            return self._read()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - one job's problem is no other's
+            self._fault(self.key, f"cannot be read: {type(error).__name__}: {error}")
+            return None
+
+    def _read(self) -> JobSpec | None:
+        if not _ID.fullmatch(self.key.text):
+            self._fault(self.key, "the ID takes letters, digits, '-', '_' and '.', at most 100 of them")
+        if not isinstance(self._node, (Mapping, dict)):
+            self._fault(self._node, "expected fields such as `run:` and `every:`, indented below it")
+            return None
+        if isinstance(self._node, Mapping):
+            for message, node in islice(faults(self._node, deep=False), MOST_PROBLEMS + 1):
+                self._fault(node, message)
+        self._read_fields()
+        trigger = self._trigger()
+        self._check_fields(trigger)
+        self._check_functions()
+        if self.problems or trigger is None:
+            return None
+        return self._complete(trigger)
+
+    # -- fields ------------------------------------------------------------------------------------------------------
+
+    def _read_fields(self) -> None:
+        for name, (key, node) in self._fields.items():
+            if len(self.problems) > MOST_PROBLEMS:
+                return
+            if name == "<<" and key.plain:
+                self._meant.update(FIELD_BY_NAME)
+            elif name not in FIELD_BY_NAME:
+                self._unknown(key)
+            elif not self._is_refused(node) and (name == "args" or not node.is_null):
+                self._read_field(name, node)
+
+    def _unknown(self, key: Scalar) -> None:
+        meant = meant_fields(key.text)
+        self._meant.update(meant)
+        hint = asked(meant) or f"; expected one of {', '.join(FIELD_BY_NAME)}"
+        self._fault(key, f"unknown field {key.text!r}{hint}")
+
+    def _is_refused(self, node: Node) -> bool:
+        found = list(islice(faults(node), MOST_PROBLEMS + 1))
+        for message, at in found:
+            self._fault(at, message)
+        return bool(found)
+
+    def _read_field(self, name: str, node: Node) -> None:
+        try:
+            self._values[name] = FIELD_BY_NAME[name].parse(self._written(name, node))
+        except ValueError as error:
+            at = next((one for one in error.args if isinstance(one, Node)), node)  # deep in args it has its own place
+            self._fault(at, f"{name}: {error.args[0]}")
+
+    def _written(self, name: str, node: Node) -> Any:
+        field = FIELD_BY_NAME[name]
+        if field.is_mapping:
+            if node.is_null:
+                return {}
+            if not isinstance(node, Mapping):
+                raise ValueError(f"expected a mapping: {field.allowed}")
+            return {key: self._argument(value) for key, (_, value) in node.named().items()}
+        if not isinstance(node, Scalar):
+            what = "a list" if isinstance(node, Sequence) else "a mapping"
+            raise ValueError(f"is {what}; expected {field.allowed}")  # noqa: TRY004 - one kind of refusal
+        _refuse_templates(node.text)
+        return self._refer(node.text)
+
+    def _argument(self, node: Node) -> Any:
+        return self._refer(node.text) if isinstance(node, Scalar) and "${" in node.text else value_of(node)
+
+    def _refer(self, text: str) -> Any:
+        """Return the value of ``${key}``, or the text itself."""
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            if "${" in text:
+                raise ValueError(f"{text!r}: ${{key}} stands for a whole value and cannot be part of a text")
+            return text
+        name = match.group(1)
+        if name not in BY_NAME:
+            hint = _near_setting(name) or f"; there are {', '.join(BY_NAME)}"
+            raise ValueError(f"{text!r}: there is no setting {name!r}{hint}")
+        value = self._settings.value(name)
+        if value is None:
+            raise ValueError(f"{text!r}: the setting {name!r} has no value; give it one in config")
+        return value
+
+    # -- checks, each where the fields are that it needs -------------------------------------------------------------
+
+    def _trigger(self) -> Trigger | None:
+        given = self._given()
+        if len(given) != 1:
+            if given:
+                node = self._fields[given[1]][1]
+                self._fault(node, f"has {' and '.join(given)}; exactly one of when, every, cron, at may be given")
+            elif not self._meant.intersection(TRIGGERS):
+                self._fault(self.key, "never runs; give it one of when, every, cron, at")
+            return None
+        is_zone_known = "timezone" in self._values or not self._is_given("timezone")
+        return self._build(given[0]) if given[0] in self._values and is_zone_known else None
+
+    def _given(self) -> list[str]:
+        return [name for name in TRIGGERS if self._is_given(name)]
+
+    def _is_given(self, name: str) -> bool:
+        return name in self._fields and not self._fields[name][1].is_null
+
+    def _build(self, word: str) -> Trigger:
+        value, timezone = self._values[word], self._values.get("timezone", "UTC")
+        match word:
+            case "when":
+                return AtStart() if value == "start" else AtShutdown()
+            case "every":
+                return Every(value, self._values.get("phase", timedelta(0)))
+            case "cron":
+                return Cron(value, timezone)
+            case _:
+                return At(value if value.tzinfo else value.replace(tzinfo=zone(timezone)))
+
+    def _check_fields(self, trigger: Trigger | None) -> None:
+        given = self._given()
+        for name in self._fields:
+            if len(given) == 1 and name in FIELD_BY_NAME and name not in TRIGGERS and self._is_given(name):
+                goes_with = FIELD_BY_NAME[name].triggers
+                if given[0] not in goes_with:
+                    message = f"{name}: has no meaning with `{given[0]}:`; it goes with {' or '.join(goes_with)}"
+                    self._fault(self._fields[name][1], message)
+        match trigger:
+            case Every(interval):
+                self._check_interval(interval)
+            case Cron():
+                self._check_cron(trigger)
+            case At(moment):
+                self._check_moment(moment)
+            case _:
+                pass
+
+    def _check_interval(self, interval: timedelta) -> None:
+        jitter = self._values.get("jitter", timedelta(0))
+        if jitter >= interval:
+            written = f"{format_duration(jitter)} is not shorter than the interval {format_duration(interval)}"
+            self._fault(self._fields["jitter"][1], f"jitter: {written}")
+        if interval < _SHORTEST:
+            self._warn(self._fields["every"][1], f"every: {format_duration(interval)} is less than a second")
+
+    def _check_cron(self, cron: Cron) -> None:
+        try:
+            if CronInstants(cron).after(to_instant(self._now)) is None:
+                self._fault(self._fields["cron"][1], f"cron: {cron.expression!r} names a day that never comes")
+        except ValueError as error:
+            self._fault(self._fields["cron"][1], f"cron: {error}")
+
+    def _check_moment(self, moment: datetime) -> None:
+        node = self._fields["at"][1]
+        try:
+            check_moment(moment)
+        except ValueError as error:
+            self._fault(node, f"at: '{moment:%Y-%m-%dT%H:%M}' {error}")
+            return
+        if moment < self._now:
+            self._warn(node, f"at: {moment.isoformat(timespec='minutes')} is past, and never comes again")
+
+    def _check_functions(self) -> None:
+        if "run" not in self._fields and "run" not in self._meant:
+            self._fault(self.key, "has no `run:`; expected a function as module:function")
+        target = self._target("run")
+        self._target("on_failure")
+        if target is None or ("args" in self._fields and "args" not in self._values):
+            return
+        try:
+            targets.check_arguments(target, self._values.get("args", {}))
+        except ValueError as error:
+            self._fault(self._fields.get("args", self._fields["run"])[1], f"args: {error}")
+
+    def _target(self, name: str) -> targets.Target | None:
+        """Return a function that is allowed; ``None`` for one that is not, or is not looked at."""
+        run = self._values.get(name)
+        if run is None:
+            return None
+        try:
+            targets.check_allowed(run, self._allow)
+            is_known = run in targets.SHIPPED and not self._values.get("args")
+            is_wanted = self._import_disabled or (self._values.get("enabled", True) and not is_known)
+            return targets.find(run) if is_wanted else None
+        except ValueError as error:
+            self._fault(self._fields[name][1], f"{name}: {error}")
+            return None
+
+    # -- the whole ---------------------------------------------------------------------------------------------------
+
+    def _complete(self, trigger: Trigger) -> JobSpec:
+        values = {name: value for name, value in self._values.items() if name not in (*TRIGGERS, "phase", "timezone")}
+        if isinstance(trigger, AtShutdown):
+            values.setdefault("timeout", SHUTDOWN_TIMEOUT)
+        source = f"{self.key.source}:{self.key.line}"
+        spec = JobSpec(self.key.text, trigger=self._slowed(trigger), source=source, **values)
+        self._look_at_telemetry(spec)
+        return spec
+
+    def _slowed(self, trigger: Trigger) -> Trigger:
+        """Keep heartbeats a minute apart, but towards this machine."""
+        if not isinstance(trigger, Every) or trigger.interval >= HEARTBEAT_FLOOR:
+            return trigger
+        if self._values["run"] != _HEARTBEAT or is_loopback(self._settings.host):
+            return trigger
+        written = format_duration(trigger.interval)
+        self._warn(self._fields["every"][1], f"every: {written} is too often for telemetry; it counts as 1m")
+        return trigger._replace(interval=HEARTBEAT_FLOOR)
+
+    def _look_at_telemetry(self, spec: JobSpec) -> None:
+        moments = {_STARTUP: (AtStart, "start"), _SHUTDOWN: (AtShutdown, "shutdown")}
+        kind, word = moments.get(spec.run, (Every, ""))
+        name = next(iter(self._given()))
+        if spec.run in moments and not isinstance(spec.trigger, kind):
+            self._warn(self._fields[name][1], f"{name}: {spec.run} is meant for `when: {word}`")
+        if spec.run == _HEARTBEAT and name == "when":
+            self._warn(self._fields[name][1], f"when: {spec.run} is meant for `every:`")
+        if spec.is_telemetry and spec.once == "process":
+            self._warn(self.key, "each process sends it for itself; write `once: application` to have it sent once")
+
+    def _fault(self, node: Node, message: str) -> None:
+        self.problems.append(node.document.problem(f"job {self.key.text!r}: {message}", node))
+
+    def _warn(self, node: Node, message: str) -> None:
+        self.warnings.append(node.document.problem(f"job {self.key.text!r}: {message}", node))
+
+
+def _refuse_templates(text: str) -> None:
+    """Refuse what other tools fill in, and say how it is written here.
+
+    Raises:
+        ValueError: It is something of the kind.
+    """
+    other = re.search(r"\$\{\{|\{\{|\{%|\$\(|<%|^%\(|^\$\w+$|\$\{\w+:?[-+?]", text)
+    if other:
+        inside = re.search(r"\w*(?:TELEMETRY_\w+|telemetry\w+)", text)
+        name = _setting_of(inside[0]) if inside else None
+        raise ValueError(
+            f"{text!r} is not filled in here; write the value, or ${{{name or 'key'}}} for that of a setting"
+        )
+
+
+def _setting_of(name: str) -> str | None:
+    return next((key.name for key in KEYS if name in {key.name, key.variable}), None)
+
+
+def _near_setting(name: str) -> str:
+    known = _setting_of(name)
+    return asked([known]) if known else did_you_mean(name, BY_NAME)
