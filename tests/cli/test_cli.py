@@ -136,7 +136,7 @@ def test_setconfig_writes_and_says_who_overrides(
     ("key", "value", "said"),
     [
         ("telemetryEnable", "false", "did you mean telemetryEnabled?"),
-        ("telemetryEnabled", "maybe", "it takes true or false"),
+        ("telemetryEnabled", "maybe", "expected true or false"),
         ("telemetryHeartbeatInterval", "-1h", "is negative"),
         ("telemetryHost", "posthog.example.org", "is not a URL"),
     ],

@@ -256,7 +256,7 @@ def test_cron_is_in_its_time_zone() -> None:
 )
 def test_no_time_zone(name: str) -> None:
     """What is not the name of a time zone is refused with the name and two that are."""
-    with pytest.raises(ValueError, match="is not a time zone; it takes one such as Europe/Stockholm or UTC") as caught:
+    with pytest.raises(ValueError, match="is not a time zone; expected one such as Europe/Stockholm or UTC") as caught:
         zone(name)
     assert repr(name) in str(caught.value)
     with pytest.raises(ValueError, match="is not a time zone"):

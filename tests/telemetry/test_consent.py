@@ -90,7 +90,7 @@ def test_what_is_not_understood_counts_as_off(tmp_path: Path, layer: str, word: 
     found = consent(tmp_path, {**dict.fromkeys(LAYERS, True), layer: word})
     assert not found.enabled
     assert found.opted_out
-    assert f"telemetryEnabled: {word!r} is not a boolean; it takes true or false" in str(found.problems[0])
+    assert f"telemetryEnabled: {word!r} is not a boolean; expected true or false" in str(found.problems[0])
 
 
 def test_off_stays_off_where_another_layer_cannot_be_read(tmp_path: Path) -> None:

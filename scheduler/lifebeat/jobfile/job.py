@@ -232,7 +232,7 @@ class Job:
             written = f"{format_duration(jitter)} is not shorter than the interval {format_duration(interval)}"
             self._fault(self._fields["jitter"][1], f"jitter: {written}")
         if interval < _SHORTEST:
-            self._warn(self._fields["every"][1], f"every: {format_duration(interval)} is less than a second")
+            self._doubt(self._fields["every"][1], f"every: {format_duration(interval)} is less than a second")
 
     def _check_cron(self, cron: Cron) -> None:
         try:
@@ -249,7 +249,7 @@ class Job:
             self._fault(node, f"at: '{moment:%Y-%m-%dT%H:%M}' {error}")
             return
         if moment < self._now:
-            self._warn(node, f"at: {moment.isoformat(timespec='minutes')} is past, and never comes again")
+            self._doubt(node, f"at: {moment.isoformat(timespec='minutes')} is past, and never comes again")
 
     def _check_functions(self) -> None:
         if "run" not in self._fields and "run" not in self._meant:
@@ -295,7 +295,7 @@ class Job:
         if self._values["run"] != _HEARTBEAT or is_loopback(self._settings.host):
             return trigger
         written = format_duration(trigger.interval)
-        self._warn(self._fields["every"][1], f"every: {written} is too often for telemetry; it counts as 1m")
+        self._doubt(self._fields["every"][1], f"every: {written} is too often for telemetry; it counts as 1m")
         return trigger._replace(interval=HEARTBEAT_FLOOR)
 
     def _look_at_telemetry(self, spec: JobSpec) -> None:
@@ -303,16 +303,16 @@ class Job:
         kind, word = moments.get(spec.run, (Every, ""))
         name = next(iter(self._given()))
         if spec.run in moments and not isinstance(spec.trigger, kind):
-            self._warn(self._fields[name][1], f"{name}: {spec.run} is meant for `when: {word}`")
+            self._doubt(self._fields[name][1], f"{name}: {spec.run} is meant for `when: {word}`")
         if spec.run == _HEARTBEAT and name == "when":
-            self._warn(self._fields[name][1], f"when: {spec.run} is meant for `every:`")
+            self._doubt(self._fields[name][1], f"when: {spec.run} is meant for `every:`")
         if spec.is_telemetry and spec.once == "process":
-            self._warn(self.key, "each process sends it for itself; write `once: application` to have it sent once")
+            self._doubt(self.key, "each process sends it for itself; write `once: application` to have it sent once")
 
     def _fault(self, node: Node, message: str) -> None:
         self.problems.append(node.document.problem(f"job {self.key.text!r}: {message}", node))
 
-    def _warn(self, node: Node, message: str) -> None:
+    def _doubt(self, node: Node, message: str) -> None:
         self.warnings.append(node.document.problem(f"job {self.key.text!r}: {message}", node))
 
 
