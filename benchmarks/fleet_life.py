@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from fleet_scenario import BEGINNING, Scenario, Step, instance_id
 
-from lifebeat.schedule.instants import SECOND, Every, Instants, instants_of
+from lifebeat.schedule.instants import SECOND, Instants
+from lifebeat.schedule.triggers import Every, instants_of
 
 NEVER = float("inf")
 HEARTBEAT = Every(timedelta(days=1), "installation")

@@ -146,14 +146,14 @@ class Lifebeat:
         """
         self._registry.unlisten()
         self._stop(on_loop=self._registry.is_loop_bound)
-        return self._life is None or self._life.finished.wait(timeout)
+        return self._life is None or self._life.wait(timeout)
 
     def stop_scheduler(self) -> None:
         """Stop the scheduler, and wait until Lifebeat's part in that is over."""
         self._registry.shut_down()
         life = self._life
         if life is not None:
-            life.finished.wait(self._source.read().shutdown_timeout.total_seconds() + MARGIN)
+            life.wait(self._source.read().shutdown_timeout.total_seconds() + MARGIN)
 
     def is_idle(self) -> bool:
         """Return whether there is nothing to do: telemetry is off, the job file is ours, and nothing is pending."""

@@ -25,7 +25,8 @@ from lifebeat.cli.upcoming import Run, upcoming
 from lifebeat.jobfile.reader import packaged
 from lifebeat.jobfile.spec import JobSpec
 from lifebeat.registration.registry import Registry
-from lifebeat.schedule.instants import At, AtStart, Cron, Every, Trigger, instants_of, jitter_of, zone
+from lifebeat.schedule.instants import jitter_of, zone
+from lifebeat.schedule.triggers import At, AtStart, Cron, Every, Trigger, instants_of
 from lifebeat.testing import FakeClock
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lifebeat.errors import ConfigError
 from lifebeat.jobfile import reader as jobfile
 from lifebeat.jobfile.fields import FIELDS
-from lifebeat.schedule.instants import SECOND, instants_of
+from lifebeat.schedule.instants import SECOND
+from lifebeat.schedule.triggers import instants_of
 from lifebeat.settings import layers
 
 if TYPE_CHECKING:

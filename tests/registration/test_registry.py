@@ -19,7 +19,8 @@ from lifebeat.jobfile.spec import JobSpec
 from lifebeat.registration.executor import MAX_THREADS
 from lifebeat.registration.registry import ALIAS, Registry
 from lifebeat.registration.triggers import InstantTrigger
-from lifebeat.schedule.instants import SECOND, Every, Grid, Single, jitter_of, to_datetime, to_instant
+from lifebeat.schedule.instants import SECOND, Grid, Single, jitter_of, to_datetime, to_instant
+from lifebeat.schedule.triggers import Every
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lifebeat.schedule.cron import FIELDS, Field, parse
-from lifebeat.schedule.instants import Cron, CronInstants, to_datetime, to_instant
+from lifebeat.schedule.instants import to_datetime, to_instant
+from lifebeat.schedule.triggers import Cron, CronInstants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,23 +19,19 @@ from lifebeat.schedule.instants import (
     EPOCH,
     MICROSECOND,
     SECOND,
-    At,
-    AtShutdown,
-    AtStart,
-    Cron,
-    Every,
     Grid,
     Single,
-    instants_of,
     jitter_of,
     spread,
     to_datetime,
     to_instant,
     zone,
 )
+from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, Every, instants_of
 
 if TYPE_CHECKING:
-    from lifebeat.schedule.instants import Instants, Phase, Trigger
+    from lifebeat.schedule.instants import Instants
+    from lifebeat.schedule.triggers import Phase, Trigger
 
 NOON = to_instant(datetime(2026, 3, 1, 12, tzinfo=UTC))
 HOUR = 3600 * SECOND
@@ -171,7 +167,8 @@ def test_the_phase_stays_as_it_is() -> None:
 PROGRAM = """
 import json, sys
 from datetime import timedelta
-from lifebeat.schedule.instants import Every, instants_of, jitter_of
+from lifebeat.schedule.instants import jitter_of
+from lifebeat.schedule.triggers import Every, instants_of
 
 found = []
 for number in range(50):

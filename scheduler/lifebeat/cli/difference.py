@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
 from lifebeat.cli.upcoming import in_words, phase_in_words, upcoming
-from lifebeat.schedule.instants import At, AtShutdown, AtStart, Cron, Every
+from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, Every
 from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:

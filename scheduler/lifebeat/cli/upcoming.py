@@ -8,20 +8,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lifebeat.schedule.instants import (
-    MICROSECOND,
-    SECOND,
-    At,
-    AtShutdown,
-    AtStart,
-    Cron,
-    Every,
-    Instants,
-    instants_of,
-    jitter_of,
-    to_datetime,
-    zone,
-)
+from lifebeat.schedule.instants import MICROSECOND, SECOND, Instants, jitter_of, to_datetime, zone
+from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, Every, instants_of
 from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:

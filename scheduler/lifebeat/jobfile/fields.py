@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lifebeat.jobfile import targets
 from lifebeat.jobfile.spec import SHUTDOWN_TIMEOUT, Retry
-from lifebeat.schedule.instants import MICROSECOND, Phase, to_datetime, zone
+from lifebeat.schedule.instants import MICROSECOND, to_datetime, zone
 from lifebeat.settings.table import parse_bool
 from lifebeat.text import durations
 from lifebeat.text.durations import format_duration, parse_duration
@@ -16,6 +16,8 @@ from lifebeat.text.hints import asked, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lifebeat.schedule.triggers import Phase
 
 TRIGGERS = ("when", "every", "cron", "at")
 _TIMED = ("every", "cron", "at")

@@ -10,17 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lifebeat.jobfile import targets
 from lifebeat.jobfile.fields import FIELD_BY_NAME, TRIGGERS, check_moment, meant_fields
 from lifebeat.jobfile.spec import MOST_PROBLEMS, SHUTDOWN_TIMEOUT, JobSpec
-from lifebeat.schedule.instants import (
-    At,
-    AtShutdown,
-    AtStart,
-    Cron,
-    CronInstants,
-    Every,
-    Trigger,
-    to_instant,
-    zone,
-)
+from lifebeat.schedule.instants import to_instant, zone
+from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, CronInstants, Every, Trigger
 from lifebeat.settings.table import BY_NAME, KEYS, is_loopback
 from lifebeat.text.durations import format_duration
 from lifebeat.text.hints import asked, did_you_mean

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lifebeat.errors import Problem
-    from lifebeat.schedule.instants import Trigger
+    from lifebeat.schedule.triggers import Trigger
 
 MOST_PROBLEMS = 100  # more nobody reads at once, and looking for what was meant takes its time
 SHUTDOWN_TIMEOUT = timedelta(seconds=10)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lifebeat.schedule.instants import AtShutdown, AtStart, Every, jitter_of
+from lifebeat.schedule.instants import jitter_of
+from lifebeat.schedule.triggers import AtShutdown, AtStart, Every
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

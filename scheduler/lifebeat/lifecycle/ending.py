@@ -1,0 +1,127 @@
+"""The stop of a life, against one deadline: drain → start jobs that never ran → leave → shutdown jobs if last."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from lifebeat.lifecycle.application import offers
+from lifebeat.lifecycle.plan import is_shared
+from lifebeat.schedule.triggers import AtShutdown, AtStart
+from lifebeat.storage import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from lifebeat.clock import Deadline
+    from lifebeat.jobfile.spec import JobSpec
+    from lifebeat.lifecycle.application import Application
+    from lifebeat.lifecycle.membership import Membership
+    from lifebeat.lifecycle.scheduler import Scheduler
+
+MARGIN = 0.15  # seconds that a stop may last beyond its deadline, for threads to be woken
+LEAVE_SHARE = 0.5  # of what is left of a stop's time
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The stop of one life.
+
+    Attributes:
+        application: What has run.
+        scheduler: What it ran on.
+        membership: The process's part in the application.
+        specs: The jobs that might run.
+        run_start_job: Runs a start job, unless it has run.
+        call: Runs a job.
+        deadline: Until when telemetry has time; the host's own shutdown jobs have their own.
+        finished: Set when all is done.
+    """
+
+    application: Application
+    scheduler: Scheduler
+    membership: Membership
+    specs: list[JobSpec]
+    run_start_job: Callable[[JobSpec, datetime], None]
+    call: Callable[[JobSpec, datetime, timedelta | None], None]
+    deadline: Deadline
+    finished: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, at_most: float | None = None) -> None:
+        """Wait until all is done, as long as it may take; or ``at_most`` so many seconds."""
+        ends = [spec for spec in self.specs if isinstance(spec.trigger, AtShutdown) and not spec.is_telemetry]
+        own = sum(spec.timeout.total_seconds() for spec in ends if spec.timeout is not None)
+        longest = self.deadline.left + own + MARGIN
+        self.finished.wait(longest if at_most is None else min(at_most, longest))
+
+    def run(self, caller: int, *, on_loop: bool) -> None:
+        """Do all of it, in a thread whose caller waits no longer than it may.
+
+        Args:
+            caller: The thread that stops the scheduler, which may be one of our jobs, and is not waited for.
+            on_loop: Whether an event loop is held up, whose jobs cannot end meanwhile.
+        """
+        try:
+            self.scheduler.drain(0.0 if on_loop else self.deadline.left / 2, but=caller)
+            self.membership.drain(self.deadline.left / 2)
+            if self.membership.joined is None and any(map(is_shared, self.specs)):
+                self.membership.join_late(self.deadline.left / 4)
+            self._run_start_jobs()
+            self._run_shutdown_jobs(last=self.membership.leave(self.deadline.left * LEAVE_SHARE))
+        except Exception:
+            self.application.logger.exception("the stop failed")
+        finally:
+            self.membership.close()
+            self.finished.set()
+
+    def _run_start_jobs(self) -> None:
+        """Run the start jobs of a life that was too short, or paused all along."""
+        joined = self.membership.joined
+        for spec in self.specs:
+            if isinstance(spec.trigger, AtStart) and (not is_shared(spec) or (joined is not None and joined.first)):
+                self._quietly(spec, partial(self.run_start_job, spec, self.application.now()))
+
+    def _run_shutdown_jobs(self, *, last: bool) -> None:
+        """Run telemetry's within the deadline, and beside them the host's, each within its own time."""
+        ends = [spec for spec in self.specs if isinstance(spec.trigger, AtShutdown)]
+        mine = [spec for spec in ends if last or not is_shared(spec)]
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                for spec in mine:
+                    if spec.is_telemetry:
+                        self._quietly(spec, partial(self._call, spec))
+                self._leave_behind([spec for spec in ends if spec.is_telemetry and spec not in mine])
+            finally:
+                done.set()
+
+        hosts = [spec for spec in mine if not spec.is_telemetry]
+        if not hosts or not threads.start("shutdown", work):
+            work()
+        for spec in hosts:
+            self._quietly(spec, partial(self._call, spec))
+        done.wait(self.deadline.left)
+
+    def _leave_behind(self, specs: list[JobSpec]) -> None:
+        """Others of the application go on, on machines that may not have what is pending on this one's disk."""
+        if self.membership.shares_id:
+            for leaving in offers(specs, "leaving"):
+                leaving(self.application.context("leaving", timeout=timedelta(seconds=self.deadline.left)))
+
+    def _call(self, spec: JobSpec) -> None:
+        timeout = spec.timeout
+        if spec.is_telemetry:
+            left = timedelta(seconds=max(self.deadline.left, 0.05))
+            timeout = left if timeout is None else min(timeout, left)
+        self.call(spec, self.application.now(), timeout)
+
+    def _quietly(self, spec: JobSpec, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            self.application.logger.exception("job %s failed", spec.id)

@@ -1,0 +1,167 @@
+"""This process as a member of the application: the instance ID, the join, the claims, and what happens in an outage."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from lifebeat import installation
+from lifebeat.once.alone import Alone
+from lifebeat.once.protocol import CannotCoordinate, Unavailable
+
+if TYPE_CHECKING:
+    from lifebeat.lifecycle.application import Application
+    from lifebeat.once.protocol import Coordinator, Joined, RunInstant
+
+
+class Membership:
+    """One process's part in what the processes of an application agree on.
+
+    Args:
+        application: The application.
+        coordinator: What the processes agree by.
+        shares_id: Whether the coordinator decides about the instance ID, over several machines.
+
+    Attributes:
+        joined: What the process learned when it joined; ``None`` before.
+    """
+
+    def __init__(self, application: Application, coordinator: Coordinator, *, shares_id: bool) -> None:
+        self.joined: Joined | None = None
+        self.shares_id = shares_id
+        self._application = application
+        self._coordinator = coordinator
+        self._lock = threading.Lock()
+        self._is_out = False
+
+    def start(self, run: RunInstant) -> None:
+        """Get ready; an engine's runs are given to ``run``."""
+        self._coordinator.start(run)
+
+    # -- the ID and the join -----------------------------------------------------------------------------------------
+
+    def make_id(self) -> None:
+        """Make the instance ID where telemetry is on and has none: phases are made from it.
+
+        Raises:
+            Unavailable: The machines agree on it, and cannot be asked now.
+        """
+        application = self._application
+        if not application.consent().is_on:
+            return
+        settings, state = application.source.read(), application.state_dir(create=True)
+        if settings.instance_id is not None:
+            return
+        known = installation.known_id(settings, state)
+        if self.shares_id:
+            agreed = self._coordinator.agree(known or installation.new_id())
+            application.source.agree({installation.KEY: agreed})
+        elif known is None:
+            installation.make_id(settings, application.source.config_dir, state)
+
+    def join(self, timeout: float) -> Joined:
+        """Join the application, or stand alone where processes cannot be coordinated.
+
+        Raises:
+            Unavailable: Ask again.
+        """
+        try:
+            self.joined = self._coordinator.join(timeout)
+        except CannotCoordinate as error:
+            self._application.say_once(
+                "coordinate", f"processes cannot be coordinated, so each reports for itself: {error}"
+            )
+            self.stand_alone()
+        assert self.joined is not None
+        return self.joined
+
+    def join_late(self, timeout: float) -> None:
+        """Join at the stop, in a life that was too short or could not before; on one machine alone, if need be."""
+        try:
+            self.make_id()
+            self.join(timeout)
+        except Unavailable:
+            if not self.shares_id:
+                self.stand_alone()
+
+    def stand_alone(self) -> None:
+        """Go on as an application of one process: who stands alone ends alone."""
+        self._coordinator = Alone(self._application.clock)
+        self.joined = self._coordinator.join(0.0)
+
+    def put_on_record(self) -> None:
+        """Write down what this process was told, so that commands beside it know it too; while telemetry is on."""
+        application = self._application
+        state = application.state_dir(create=True) if application.consent().is_on else None
+        if state is not None:
+            warning = installation.write_record(
+                state, application.source, allow=application.allow, clock=application.clock
+            )
+            if warning is not None:
+                application.say_once("record", warning)
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    def claim(self, job_id: str, instant: int) -> bool | None:
+        """Claim an instant, as ``Coordinator.claim`` does; ``None`` if that has to be asked again."""
+        try:
+            is_ours = self._coordinator.claim(job_id, instant)
+        except Unavailable as error:
+            self.begin_outage(error)
+            return None
+        self.end_outage()
+        return is_ours
+
+    def end(self, job_id: str, instant: int) -> None:
+        """Note that a claimed run has ended."""
+        try:
+            self._coordinator.end(job_id, instant)
+        except Unavailable as error:
+            self.begin_outage(error)
+
+    def latest_or_skip(self, job_id: str, due: int) -> int | None:
+        """Return the latest instant claimed for a job; where there never was one, ``due`` counts as done.
+
+        Raises:
+            Unavailable: Ask again.
+        """
+        last = self._coordinator.latest(job_id)
+        if last is None:
+            self._coordinator.skip(job_id, due)
+        return last
+
+    def begin_outage(self, reason: Exception) -> None:
+        """Say once that shared jobs are paused."""
+        with self._lock:
+            begins, self._is_out = not self._is_out, True
+        if begins:
+            self._application.logger.warning(
+                "jobs with `once: application` are paused, others keep running; will retry: %s", reason
+            )
+
+    def end_outage(self) -> None:
+        """Say that shared jobs are resumed, if they were paused."""
+        with self._lock:
+            ends, self._is_out = self._is_out, False
+        if ends:
+            self._application.logger.info("jobs with `once: application` are resumed")
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def drain(self, timeout: float) -> None:
+        """Wait for runs that an engine brought here."""
+        self._coordinator.drain(timeout)
+
+    def leave(self, timeout: float) -> bool:
+        """Leave, and return whether this was the last process, so that the end is its to report."""
+        if self.joined is None:
+            return False
+        try:
+            return self._coordinator.leave(timeout)
+        except (Unavailable, CannotCoordinate) as error:
+            self._application.logger.warning("the end of the application may stay unreported: %s", error)
+            return False
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        self._coordinator.close()
