@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from lifebeat.clock import SystemClock
 from lifebeat.engines.procrastinate import ProcrastinateCoordinator
+from lifebeat.log import get_logger
 
 
 def make(database: str) -> ProcrastinateCoordinator:
     """Make a coordinator on that database."""
-    return ProcrastinateCoordinator(database, clock=SystemClock(), logger=logging.getLogger("lifebeat"))
+    return ProcrastinateCoordinator(database, clock=SystemClock(), logger=get_logger())

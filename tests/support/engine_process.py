@@ -14,7 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 from lifebeat.clock import SystemClock
-from lifebeat.engines import choose_coordinator
+from lifebeat.engines import choose
+from lifebeat.log import get_logger
 from lifebeat.once.protocol import Joined, Unavailable
 
 if TYPE_CHECKING:
@@ -119,9 +120,9 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
     logging.getLogger("lifebeat").setLevel(logging.INFO)
-    make = choose_coordinator(args.engine, args.database, where="arguments")
+    make = choose(args.engine, args.database, where="arguments")
     assert make is not None
-    coordinator = make(SystemClock(), logging.getLogger("lifebeat"))
+    coordinator = make(SystemClock(), get_logger())
     actor = Actor(coordinator, args.file, jobs=args.jobs, every=args.every, takes=args.takes)
     signal.signal(signal.SIGTERM, lambda *_: actor.stopped.set())
     actor.live()

@@ -102,12 +102,11 @@ class ProcrastinateCoordinator:
             await app.job_manager.defer_periodic_job(run, periodic_id=job_id, defer_timestamp=instant)
 
         self._worker.ask(defer, ASKING)
-        self._worker.handed_over()
         return False
 
     def skip(self, job_id: str, instant: int) -> None:
-        """Count an instant as done without a run: claimed, and not put into the queue."""
-        self._ask(lambda connection: membership.claim(connection, job_id, instant), ASKING)
+        """Count an instant as done without a run."""
+        self._ask(lambda connection: membership.begin(connection, job_id, instant, row=None), ASKING)
 
     def end(self, job_id: str, instant: int) -> None:
         """Do nothing: Procrastinate notes the end of what its workers run."""

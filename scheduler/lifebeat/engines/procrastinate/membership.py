@@ -230,9 +230,9 @@ async def others(connection: Connection, me: Me) -> list[Member]:
     return [Member(*row) for row in await found.fetchall()]
 
 
-async def begin(connection: Connection, job_id: str, instant: int, row: int) -> bool:
-    """Begin a run, and return whether it is this row of the queue that is to do it."""
-    found = await connection.execute(_BEGIN, {"job": job_id, "instant": instant, "row": row})
+async def begin(connection: Connection, job_id: str, instant: int, row: int | None) -> bool:
+    """Begin a run, and return whether it is this row of the queue that is to do it; ``None`` for one that is none's."""
+    found = await connection.execute(_BEGIN, {"job": job_id, "instant": instant, "row": row or 0})
     return await found.fetchone() is not None
 
 

@@ -69,8 +69,7 @@ class Worker:
         self._application: membership.Run | None = None
         self._app: procrastinate.App | None = None
         self._ready = threading.Event()
-        self._reason = "not connected yet"
-        self._is_out = False
+        self._failure: str | None = None
         self._draining = False
         self._in_hand = InHand()
         self._loop = asyncio.new_event_loop()
@@ -83,7 +82,7 @@ class Worker:
         """Connect in the background, and give runs to ``run``."""
         self._run = run
         if not threads.start("engine", self._work):
-            self._begin_outage("no thread can be started")
+            self._failure = "no thread can be started"
 
     def ask(self, work: Callable[[procrastinate.App], Awaitable[T]], timeout: float) -> T:
         """Do something in the database within ``timeout`` seconds.
@@ -92,24 +91,19 @@ class Worker:
             Unavailable: It cannot be done now; whether it was done is not known.
         """
         until = time.monotonic() + timeout
-        app = self._app if self._ready.wait(0 if self._is_out else timeout) else None
+        app = self._app if self._ready.wait(0 if self._failure else timeout) else None
         if app is None or self._closed.is_set():
-            raise Unavailable(f"PostgreSQL: {self._reason}")
+            raise Unavailable(f"PostgreSQL: {self._failure or 'not connected yet'}")
         asking = within(max(until - time.monotonic(), 0.05), work(app))
         try:
             return asyncio.run_coroutine_threadsafe(asking, self._loop).result(timeout + 1)
         except FAILURES as error:
-            self._fail(error)
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._failed.set)
             raise Unavailable(f"PostgreSQL: {reason(error)}") from error
         except RuntimeError as error:  # the loop has ended
             asking.close()
             raise Unavailable("PostgreSQL: this process has left") from error
-
-    def handed_over(self) -> None:
-        """A claim was answered: somebody has the run. That ends an outage."""
-        if self._is_out:
-            self._is_out = False
-            self._logger.info("PostgreSQL: resumed; jobs with `once: application` are handed over again")
 
     def remember(self, run: membership.Run | None, **notes: str) -> None:
         """Remember what to put back into tables that were made anew."""
@@ -150,12 +144,11 @@ class Worker:
             began = time.monotonic()
             try:
                 await self._serve_once()
-            except FAILURES as error:
-                self._begin_outage(reason(error))
-            except Unavailable as error:
-                self._begin_outage(str(error))
-            except Exception:
-                self._logger.exception("PostgreSQL: the engine failed, will retry")
+            except (*FAILURES, Unavailable) as error:
+                self._failure = reason(error)
+            except Exception as error:
+                self._failure = reason(error)
+                self._logger.exception("the engine failed; will retry")
             failures = 0 if time.monotonic() - began > _OPENING else failures + 1
             with contextlib.suppress(TimeoutError):
                 await within(_WAITS[min(failures, len(_WAITS) - 1)], self._closed.wait())
@@ -172,11 +165,11 @@ class Worker:
             await within(_OPENING, connector.probe())
             await within(_OPENING, app.open_async())
             await within(_OPENING, self._prepare(app, connector))
-            self._app = app
+            self._app, self._failure = app, None
             self._ready.set()
             if self._own and not self._draining:
                 worker = self._start_worker(app)
-                waits = [asyncio.create_task(self._until_retired(connector))]
+                waits = [asyncio.create_task(self._until_retired(connector, worker))]
             waits += [
                 asyncio.create_task(self._keep(app, connector)),
                 asyncio.create_task(self._failed.wait()),
@@ -220,11 +213,14 @@ class Worker:
         worker.add_done_callback(self._workers.discard)
         return worker
 
-    async def _until_retired(self, connector: Connector) -> None:
-        await connector.retired.wait()
+    async def _until_retired(self, connector: Connector, worker: asyncio.Task[None]) -> None:
+        retired = asyncio.ensure_future(connector.retired.wait())
+        await asyncio.wait({retired, worker}, return_when=asyncio.FIRST_COMPLETED)
         if self._draining:
             await self._closed.wait()
-        raise Unavailable("PostgreSQL: the worker's connections failed")
+        if worker.done():
+            worker.result()
+        raise Unavailable("the worker's connections failed")
 
     def _retire(self, app: procrastinate.App, worker: asyncio.Task[None] | None) -> None:
         async def end() -> None:
@@ -284,20 +280,6 @@ class Worker:
         await jobs.delete_old_jobs(KEPT_HOURS, queue=self._queue, include_failed=True)
         async with connector.transaction() as connection:
             await membership.forget(connection)
-
-    def _fail(self, error: BaseException) -> None:
-        self._begin_outage(reason(error))
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._failed.set)
-
-    def _begin_outage(self, why: str) -> None:
-        self._reason = why
-        if not self._is_out and not self._draining:
-            self._is_out = True
-            self._logger.warning(
-                "PostgreSQL: %s; jobs with `once: application` are paused, others keep running",
-                why.removeprefix("PostgreSQL: "),
-            )
 
     # -- runs --------------------------------------------------------------------------------------------------------
 

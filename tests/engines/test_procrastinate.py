@@ -1,0 +1,383 @@
+"""One application on several machines, on a real PostgreSQL: every instant once, one startup, one shutdown, one ID."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster import Cluster, freeze, lateness, missed, twice
+from hosts import Installation, end, eventually
+from lifebeat.jobfile import reader as jobfile
+
+if TYPE_CHECKING:
+        from lifebeat.testing import PostHogServer
+    from postgresql import PostgreSQL
+
+pytestmark = pytest.mark.xdist_group("postgresql")
+
+
+def test_every_instant_once(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Ten jobs in three processes: each (job, instant) runs exactly once, and a kill -9 changes nothing."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="1s")
+    victim, *_ = cluster.start(3)
+    cluster.await_instants(2, 20)
+    cluster.kill(victim)
+    before = len(cluster.runs())
+    eventually(lambda: len(cluster.runs()) >= before + 30)
+    said = cluster.end()
+    runs = cluster.runs()
+    assert twice(runs) == []
+    assert missed(runs, 1.0) == []
+    assert not any("Traceback" in one for one in said), said
+
+
+def test_one_application(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """Three processes of machines with their own state: one startup, a heartbeat per instant, one shutdown, one ID."""
+    installation.write(telemetryHeartbeatInterval="1s")
+    database = postgresql.schema()
+    processes = [
+        installation.lifebeat(
+            "run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+            TELEMETRY_STATE_DIR=str(installation.directory / f"machine-{number}"),
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    eventually(lambda: receiver.names().count("heartbeat") >= 3)
+    # Rolled one after the other, with a new one for each that goes.
+    replaced = installation.lifebeat(
+        "run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+        TELEMETRY_STATE_DIR=str(installation.directory / "machine-3"),
+    )  # fmt: skip
+    end(processes[0])
+    beats = receiver.names().count("heartbeat")
+    eventually(lambda: receiver.names().count("heartbeat") >= beats + 1)
+    for process in (*processes[1:], replaced):
+        code, _, err = end(process)
+        assert (code, "Traceback" in err) == (-signal.SIGTERM, False), err
+    counted = Counter(receiver.names())
+    assert (counted["startup"], counted["shutdown"]) == (1, 1)
+    assert len({event["distinct_id"] for event in receiver.events}) == 1
+    assert receiver.names()[-1] == "shutdown"
+    query = "SELECT count(*) FROM lifebeat WHERE kind = 'began' AND value <> '0'"
+    assert [(counted["heartbeat"],)] == postgresql.sql(query, database)
+    assert "telemetryInstanceId" not in json.loads((installation.config / "config.json").read_text())
+
+
+def test_the_id_that_config_gives(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """An ID in config is the installation's, in a cluster as on one machine."""
+    given = "6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11"
+    installation.write(telemetryInstanceId=given)
+    process = installation.lifebeat("run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=postgresql.schema())
+    eventually(lambda: receiver.names() == ["startup"])
+    end(process)
+    assert {event["distinct_id"] for event in receiver.events} == {given}
+
+
+def test_no_database(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """Without its database the process's own jobs run, shared ones wait, and it says so once; then all goes on."""
+    database = postgresql.schema()
+    (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")
+    own = "  own:\n    run: noting:note\n    every: 500ms\n"
+    (installation.config / "jobs.yaml").write_text(jobfile.packaged().read_text() + own)
+    postgresql.stop()
+    try:
+        process = installation.lifebeat(
+            "run", "--allow", "noting", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
+            PYTHONPATH=str(installation.directory),
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(8)] == ["own\n"] * 8
+        assert receiver.names() == []
+    finally:
+        postgresql.start()
+    eventually(lambda: receiver.names() == ["startup"])
+    _, _, err = end(process)
+    assert err.count("are paused, others keep running") == 1, err
+    assert err.count("are resumed") == 1, err
+    assert "Traceback" not in err
+    assert receiver.names() == ["startup", "shutdown"]
+
+
+def doing(postgresql: PostgreSQL, cluster: Cluster) -> set[tuple[str, int]]:
+    """The runs, by job and instant in seconds, that are under way as far as the database knows."""
+    if postgresql.sql("SELECT to_regclass('procrastinate_jobs')", cluster.database) == [(None,)]:
+        return set()
+    instant = "(args->>'timestamp')::bigint / 1000000"
+    query = f"SELECT args->>'job', {instant} FROM procrastinate_jobs WHERE status = 'doing'"
+    return {(job, second) for job, second in postgresql.sql(query, cluster.database)}
+
+
+def test_a_database_that_goes_and_comes(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Runs that end while PostgreSQL is away have ended; then all goes on, nothing missed, nothing twice, said once."""
+    cluster = Cluster(
+        installation, postgresql.schema(), jobs=3, every="1s", seconds=2.5, fields="max_instances: 9, coalesce: false"
+    )
+    cluster.start(2)
+    cluster.await_instants(1, 20)
+    under_way = eventually(lambda: doing(postgresql, cluster))
+    postgresql.stop()
+    try:
+        eventually(lambda: under_way <= {(run.job, round(run.instant)) for run in cluster.runs()})
+    finally:
+        postgresql.start()
+    back = time.time()
+    # Before anybody could take them for runs of the dead.
+    eventually(lambda: not under_way & doing(postgresql, cluster), STALLED - 5)
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 30)
+    said = cluster.end()
+    assert twice(cluster.begun()) == []
+    assert missed(cluster.runs(), 1.0) == []
+    for one in said:
+        assert [one.count(text) for text in (" waits", "is there again", "Traceback", "Database error")] == [1, 1, 0, 0]
+
+
+def test_one_run_at_a_time(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A job that takes longer than its interval does not overlap itself in a process; its latest instant is next."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="1s", seconds=2.5)
+    cluster.start()
+    cluster.await_instants(4, 60)
+    said = cluster.end()
+    runs = cluster.runs()
+    assert overlapping(runs, 2.5) == []
+    assert twice(runs) == []
+    assert max(run.begun - run.instant for run in runs) < 2.5 + PATIENCE + 2
+    assert "was left out" in said[0]
+
+
+def test_a_failing_job(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A shared job that fails says so with its traceback, once for each run."""
+    (installation.directory / "failing.py").write_text("def fail():\n    raise ValueError('no paper')\n")
+    (installation.config / "jobs.yaml").write_text(
+        "jobs:\n  boom: {run: 'failing:fail', every: 1s, once: application}\n"
+    )
+    process = installation.lifebeat(
+        "run", "--allow", "failing", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=postgresql.schema(),
+        PYTHONPATH=str(installation.directory),
+    )  # fmt: skip
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    said = [next(line for line in lines if "ERROR" in line or line.startswith("ValueError")) for _ in range(4)]
+    assert [line.strip()[-15:] for line in said] == ["job boom failed", "ValueError: no paper"[-15:]] * 2
+    end(process)
+
+
+def test_nothing_shared(installation: Installation) -> None:
+    """With telemetry off and nothing else that the processes share, the database is not even looked for."""
+    (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")
+    own = "  own:\n    run: noting:note\n    every: 500ms\n"
+    (installation.config / "jobs.yaml").write_text(jobfile.packaged().read_text() + own)
+    process = installation.lifebeat(
+        "run", "--allow", "noting", LIFEBEAT_ENGINE="procrastinate", TELEMETRY_ENABLED="false",
+        LIFEBEAT_DATABASE="postgresql://nobody@127.0.0.1:1/none", PYTHONPATH=str(installation.directory),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(3)] == ["own\n"] * 3
+    _, _, err = end(process)
+    assert "PostgreSQL" not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "message"),
+    [
+        (("--engine", "quartz"), {}, "command line (--engine): 'quartz' is not an engine; expected 'apscheduler' or"),
+        ((), {"LIFEBEAT_ENGINE": "procrastinate"}, "environment (LIFEBEAT_ENGINE): 'procrastinate' needs a database"),
+        (("--engine", "celery"), {}, "runs in Celery's own workers"),
+        (("--engine", "procrastinate", "--database", "postgres:/x y"), {}, "the database's URL cannot be read"),
+    ],
+    ids=["unknown", "no database", "celery", "no URL"],
+)
+def test_mistakes(installation: Installation, args: tuple[str, ...], environ: dict[str, str], message: str) -> None:
+    """An engine that cannot be is said with its place, and nothing starts."""
+    code, _, err = installation.run("run", *args, **environ)
+    assert code == 3
+    assert message in err
+
+
+HOST = """
+    import asyncio, logging, os
+    import procrastinate
+    from lifebeat.engines import procrastinate as engine
+
+    logging.basicConfig(level=logging.WARNING)
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=os.environ["DATABASE"]))
+
+    @app.periodic(cron="* * * * * */1")
+    @app.task
+    def own(timestamp):
+        print("own", flush=True)
+
+    handle = engine.attach(app, app_name="notes", app_version="1.4.2", allow=["noting"])
+
+    async def main():
+        async with app.open_async():
+            await app.run_worker_async()
+
+    asyncio.run(main())
+    print("ended", flush=True)
+"""
+MAKE_TABLES = """
+    import os, procrastinate
+
+    app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=os.environ["DATABASE"]))
+    with app.open():
+        app.schema_manager.apply_schema()
+"""
+
+
+def test_a_host_with_its_own_worker(
+    installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer
+) -> None:
+    """In a host's Procrastinate worker Lifebeat lives as long as the worker, and the host's own tasks run on."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="1s", telemetry=True)
+    environ = {"DATABASE": cluster.database, "RUNS": str(cluster.runs_file), "PYTHONPATH": str(installation.directory)}
+    assert installation.script(MAKE_TABLES, **environ).wait(20) == 0
+    process = installation.script(HOST, **environ)
+    cluster.await_instants(2, 20)
+    eventually(lambda: receiver.names() == ["startup"])
+    code, out, err = end(process)
+    assert receiver.names() == ["startup", "shutdown"], err
+    assert (code, "ended" in out, "own" in out) == (0, True, True), err
+    assert twice(cluster.runs()) == []
+
+
+def test_older_tables(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Tables of a Procrastinate that is too old are left as they are, and one line says what to do."""
+    database = postgresql.schema()
+    postgresql.sql("CREATE TABLE procrastinate_jobs (id bigint)", database)
+    process = installation.lifebeat("run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database)
+    assert process.stderr is not None
+    line = next(line for line in process.stderr if "WARNING" in line)
+    assert "an older Procrastinate; apply its migrations" in line
+    _, _, err = end(process)
+    assert "Traceback" not in err
+    columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'procrastinate_jobs' AND table_schema"
+    assert postgresql.sql(f"{columns} = current_schema()", database) == [(1,)]
+
+
+# -- long runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [2, 8])
+def test_many_instants(installation: Installation, postgresql: PostgreSQL, workers: int) -> None:
+    """Ten jobs on a grid of 2 s: each (job, instant) exactly once over 250 instants."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s")
+    cluster.start(workers)
+    cluster.await_instants(250, 600)
+    cluster.end()
+    runs = cluster.runs()
+    p50, p99 = lateness(runs)
+    print(
+        f"\n{workers} workers: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}, "
+        f"lateness p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
+    )
+    assert twice(runs) == []
+    assert missed(runs, 2.0) == []
+
+
+@pytest.mark.soak
+def test_kills(installation: Installation, postgresql: PostgreSQL) -> None:
+    """Twenty kill -9 of workers at random moments: none missed, none twice."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s")
+    cluster.start(3)
+    cluster.await_instants(2, 30)
+    chance = random.Random(20)
+    for _ in range(20):
+        time.sleep(chance.uniform(0.5, 3.5))
+        cluster.kill(chance.choice(cluster.processes))
+        cluster.start(1)
+    time.sleep(35)  # a run that was cut short is run again after 20 s
+    cluster.end()
+    runs = cluster.runs()
+    print(
+        f"\n20 kills: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}, "
+        f"latest {max(run.begun - run.instant for run in runs):.1f} s late"
+    )
+    assert twice(runs) == []
+    assert missed(runs, 2.0) == []
+
+
+@pytest.mark.soak
+def test_freezes(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A process that is frozen for 9 s and goes on runs nothing twice."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="2s")
+    processes = cluster.start(2)
+    cluster.await_instants(2, 30)
+    for number in range(4):
+        freeze(processes[number % 2], 9)
+        time.sleep(4)
+    cluster.end()
+    runs = cluster.runs()
+    print(f"\n4 freezes of 9 s: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}")
+    assert twice(runs) == []
+    assert missed(runs, 2.0) == []
+
+
+@pytest.mark.soak
+def test_an_outage(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+    """PostgreSQL away for 20 s while jobs run: nothing missed, nothing twice, one startup and one shutdown."""
+    cluster = Cluster(
+        installation, postgresql.schema(), jobs=10, every="10s", telemetry=True, seconds=12.0,
+        fields="max_instances: 9, coalesce: false",
+    )  # fmt: skip
+    cluster.start(3)
+    cluster.await_instants(2, 60)
+    postgresql.stop()
+    time.sleep(20)
+    postgresql.start()
+    back = time.time()
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 50, 120)
+    first = min(run.begun for run in cluster.runs() if run.begun > back) - back
+    said = cluster.end()
+    runs = cluster.runs()
+    print(f"\naway for 20 s: back after {first:.1f} s, twice {len(twice(runs))}, missed {len(missed(runs, 10.0))}")
+    assert twice(runs) == []
+    assert missed(runs, 10.0) == []
+    assert Counter(receiver.names()) == {"startup": 1, "shutdown": 1}
+    assert all(one.count("are paused") == one.count("are resumed") == 1 for one in said), said
+
+
+@pytest.mark.soak
+def test_a_host_that_waits_for_a_long_run(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A host's worker that is told to stop, and waits for a run, keeps that run for itself."""
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="5s", seconds=45.0)
+    environ = {"DATABASE": cluster.database, "RUNS": str(cluster.runs_file), "PYTHONPATH": str(installation.directory)}
+    assert installation.script(MAKE_TABLES, **environ).wait(20) == 0
+    host = installation.script(HOST, **environ)
+    eventually(cluster.begun)
+    cluster.start()
+    host.send_signal(signal.SIGTERM)
+    _, err = host.communicate(timeout=90)
+    assert (host.returncode, "Traceback" in err) == (0, False), err
+    # It would have begun twenty to thirty seconds later, too.
+    assert host.pid in {run.pid for run in cluster.runs()}
+    cluster.await_instants(2, 120)
+    assert twice(cluster.begun()) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("away", [0.0, 25.0])
+def test_a_long_run_and_a_restart(installation: Installation, postgresql: PostgreSQL, away: float) -> None:
+    """Runs that take longer than a dead worker is waited for outlast a restart, and an outage, and are not begun again.
+
+    Other shared runs go on meanwhile, also where there is only one process.
+    """
+    cluster = Cluster(
+        installation, postgresql.schema(), jobs=2, every="15s", seconds=70.0, fields="max_instances: 9, coalesce: false"
+    )
+    cluster.start()
+    eventually(lambda: len(doing(postgresql, cluster)) >= 2, 40)
+    postgresql.stop()
+    time.sleep(away)
+    postgresql.start()
+    eventually(lambda: len(doing(postgresql, cluster)) >= 6, 60)
+    cluster.start()  # which takes workers that it has not heard of for dead
+    eventually(lambda: len(cluster.runs()) >= 10, 200)
+    assert twice(cluster.begun()) == []
+    assert missed(cluster.runs(), 15.0) == []
