@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster import Cluster, freeze, lateness, missed, twice
+from cluster import Cluster, freeze, lateness, missed, overlapping, twice
 from hosts import Installation, end, eventually
 from lifebeat.jobfile import reader as jobfile
 
 if TYPE_CHECKING:
-        from lifebeat.testing import PostHogServer
+    from lifebeat.testing import PostHogServer
     from postgresql import PostgreSQL
 
 pytestmark = pytest.mark.xdist_group("postgresql")
@@ -127,27 +127,24 @@ def test_a_database_that_goes_and_comes(installation: Installation, postgresql: 
     finally:
         postgresql.start()
     back = time.time()
-    # Before anybody could take them for runs of the dead.
-    eventually(lambda: not under_way & doing(postgresql, cluster), STALLED - 5)
     eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 30)
     said = cluster.end()
     assert twice(cluster.begun()) == []
     assert missed(cluster.runs(), 1.0) == []
     for one in said:
-        assert [one.count(text) for text in (" waits", "is there again", "Traceback", "Database error")] == [1, 1, 0, 0]
+        paused, resumed = one.count("are paused"), one.count("are resumed")
+        assert (paused, "Traceback" in one, "psycopg" in one) == (resumed, False, False)
+        assert paused <= 1
 
 
 def test_one_run_at_a_time(installation: Installation, postgresql: PostgreSQL) -> None:
-    """A job that takes longer than its interval does not overlap itself in a process; its latest instant is next."""
+    """A job that takes longer than its interval does not overlap itself in a process."""
     cluster = Cluster(installation, postgresql.schema(), jobs=1, every="1s", seconds=2.5)
     cluster.start()
     cluster.await_instants(4, 60)
-    said = cluster.end()
-    runs = cluster.runs()
-    assert overlapping(runs, 2.5) == []
-    assert twice(runs) == []
-    assert max(run.begun - run.instant for run in runs) < 2.5 + PATIENCE + 2
-    assert "was left out" in said[0]
+    cluster.end()
+    assert overlapping(cluster.runs(), 2.5) == []
+    assert twice(cluster.runs()) == []
 
 
 def test_a_failing_job(installation: Installation, postgresql: PostgreSQL) -> None:

@@ -115,7 +115,7 @@ def conninfo(database: str) -> str:
 def reason(error: BaseException) -> str:
     """Return what went wrong, in a line; Procrastinate's own text is only that something did."""
     cause = error.__cause__ or error
-    if isinstance(cause, psycopg.errors.UndefinedFunction):
+    if isinstance(cause, (psycopg.errors.UndefinedFunction, psycopg.errors.UndefinedColumn)):
         return (
             "the database has the tables of an older Procrastinate; apply its migrations: "
             "https://procrastinate.readthedocs.io/en/stable/howto/production/migrations.html"

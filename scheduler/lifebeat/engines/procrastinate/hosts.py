@@ -69,7 +69,8 @@ def attach(
 
     # For as long as the process lives: it is the connector that learns first that a worker begins, and that it stops.
     watched: Any = _Watched(app.connector, scheduler.start, stop)
-    app.replace_connector(watched).__enter__()
+    watched.replacing = app.replace_connector(watched)
+    watched.replacing.__enter__()
     return handle
 
 
@@ -84,6 +85,7 @@ class _Watched:
         self._connector = connector
         self._begin = begin
         self._end = end
+        self.replacing: object = None  # kept, as it would end when nobody has it
 
     @property  # type: ignore[misc]  # read-only, so that it passes for what it stands for
     def __class__(self) -> Any:

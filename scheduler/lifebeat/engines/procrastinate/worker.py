@@ -41,6 +41,9 @@ SETTLED_AFTER = 60.0
 KEPT_HOURS = 24
 _NAME = "lifebeat"
 _OPENING = 8.0
+# A session that was cut is replaced within a moment, and worth waiting for; an outage is not.
+_PATIENCE = 3.0
+_MANY = 4
 _WAITS = (0.2, 0.5, 1.0, 2.0)
 
 
@@ -70,6 +73,9 @@ class Worker:
         self._app: procrastinate.App | None = None
         self._ready = threading.Event()
         self._failure: str | None = None
+        self._failures = 0
+        self._starting = threading.Lock()
+        self._has_begun = False
         self._draining = False
         self._in_hand = InHand()
         self._loop = asyncio.new_event_loop()
@@ -79,10 +85,8 @@ class Worker:
         self._workers: set[asyncio.Task[None]] = set()
 
     def start(self, run: RunInstant) -> None:
-        """Connect in the background, and give runs to ``run``."""
+        """Give runs to ``run``; nothing is connected before something is asked."""
         self._run = run
-        if not threads.start("engine", self._work):
-            self._failure = "no thread can be started"
 
     def ask(self, work: Callable[[procrastinate.App], Awaitable[T]], timeout: float) -> T:
         """Do something in the database within ``timeout`` seconds.
@@ -90,8 +94,11 @@ class Worker:
         Raises:
             Unavailable: It cannot be done now; whether it was done is not known.
         """
+        with self._starting:
+            if not self._has_begun:
+                self._has_begun = threads.start("engine", self._work)
         until = time.monotonic() + timeout
-        app = self._app if self._ready.wait(0 if self._failure else timeout) else None
+        app = self._app if self._ready.wait(min(timeout, _PATIENCE if self._failures < _MANY else 0)) else None
         if app is None or self._closed.is_set():
             raise Unavailable(f"PostgreSQL: {self._failure or 'not connected yet'}")
         asking = within(max(until - time.monotonic(), 0.05), work(app))
@@ -118,8 +125,9 @@ class Worker:
         """Take nothing more, and wait for what runs; return whether all has ended."""
         self._draining = True
         until = time.monotonic() + timeout
-        with contextlib.suppress(RuntimeError, TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._stop_workers(), self._loop).result(timeout)
+        if self._has_begun:
+            with contextlib.suppress(RuntimeError, TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._stop_workers(), self._loop).result(timeout)
         return self._in_hand.is_empty(max(until - time.monotonic(), 0.0))
 
     def close(self) -> None:
@@ -139,7 +147,6 @@ class Worker:
             self._loop.run_until_complete(self._serve())
 
     async def _serve(self) -> None:
-        failures = 0
         while not self._closed.is_set():
             began = time.monotonic()
             try:
@@ -149,9 +156,9 @@ class Worker:
             except Exception as error:
                 self._failure = reason(error)
                 self._logger.exception("the engine failed; will retry")
-            failures = 0 if time.monotonic() - began > _OPENING else failures + 1
+            self._failures = 1 if time.monotonic() - began > _OPENING else self._failures + 1
             with contextlib.suppress(TimeoutError):
-                await within(_WAITS[min(failures, len(_WAITS) - 1)], self._closed.wait())
+                await within(_WAITS[min(self._failures, len(_WAITS)) - 1], self._closed.wait())
         await asyncio.wait({asyncio.ensure_future(self._stop_workers())}, timeout=_OPENING)
 
     async def _serve_once(self) -> None:
@@ -218,7 +225,8 @@ class Worker:
         await asyncio.wait({retired, worker}, return_when=asyncio.FIRST_COMPLETED)
         if self._draining:
             await self._closed.wait()
-        if worker.done():
+            return
+        if worker.done() and not worker.cancelled():
             worker.result()
         raise Unavailable("the worker's connections failed")
 
