@@ -182,9 +182,9 @@ def test_nothing_shared(installation: Installation) -> None:
 @pytest.mark.parametrize(
     ("args", "environ", "message"),
     [
-        (("--engine", "quartz"), {}, "command line (--engine): 'quartz' is not an engine; expected 'apscheduler' or"),
-        ((), {"LIFEBEAT_ENGINE": "procrastinate"}, "environment (LIFEBEAT_ENGINE): 'procrastinate' needs a database"),
-        (("--engine", "celery"), {}, "runs in Celery's own workers"),
+        (("--engine", "quartz"), {}, "command line (--engine): 'quartz' is not an engine; expected 'apscheduler'"),
+        ((), {"LIFEBEAT_ENGINE": "procrastinate"}, "environment (LIFEBEAT_ENGINE): 'procrastinate' needs a PostgreSQL"),
+        (("--engine", "celery"), {}, "'celery' needs a Redis"),
         (("--engine", "procrastinate", "--database", "postgres:/x y"), {}, "the database's URL cannot be read"),
     ],
     ids=["unknown", "no database", "celery", "no URL"],

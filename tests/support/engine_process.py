@@ -6,6 +6,7 @@ It joins, tells the start where it is the first, offers the instants of some job
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -13,9 +14,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from lifebeat.clock import SystemClock
-from lifebeat.engines import choose
-from lifebeat.log import get_logger
 from lifebeat.once.protocol import Joined, Unavailable
 
 if TYPE_CHECKING:
@@ -111,7 +109,7 @@ class Actor:
 def main() -> None:
     """Live as the arguments say."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("engine")
+    parser.add_argument("factory", help="module:function that makes the coordinator, as in the conformance suite")
     parser.add_argument("database")
     parser.add_argument("file")
     parser.add_argument("--jobs", type=int, default=10)
@@ -120,9 +118,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
     logging.getLogger("lifebeat").setLevel(logging.INFO)
-    make = choose(args.engine, args.database, where="arguments")
-    assert make is not None
-    coordinator = make(SystemClock(), get_logger())
+    module, _, name = args.factory.partition(":")
+    coordinator = getattr(importlib.import_module(module), name)(args.database)
     actor = Actor(coordinator, args.file, jobs=args.jobs, every=args.every, takes=args.takes)
     signal.signal(signal.SIGTERM, lambda *_: actor.stopped.set())
     actor.live()
