@@ -113,7 +113,7 @@ def version(settings: Settings) -> list[str | None]:
 
 
 def _sends_all(settings: Settings, agreed: dict[str, Any]) -> bool:
-    return getattr(settings, "new_fields", "ask") == SEND or agreed.get("of") in (None, version(settings))
+    return settings.new_fields == SEND or agreed.get("of") in (None, version(settings))
 
 
 def _declared() -> Fields:

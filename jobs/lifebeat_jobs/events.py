@@ -90,11 +90,11 @@ class Event:
         where = f"{cls.__module__}.{cls.__qualname__}"
         if not _NAME.fullmatch(cls.__dict__.get("name", "")):
             raise TypeError(f'{where} has no name; give it one such as name: ClassVar[str] = "imported"')
-        former = _declared.get(cls.name)
+        former = registry.get(cls.name)
         if former is not None and (former.__module__, former.__name__) != (cls.__module__, cls.__name__):
             raise TypeError(f"{where}.name: {cls.name!r} is taken by {former.__module__}.{former.__qualname__}")
         form_of(cls)
-        _declared[cls.name] = cls
+        registry[cls.name] = cls
 
     def __post_init__(self) -> None:
         for field, rule in form_of(type(self)).items():
@@ -103,7 +103,7 @@ class Event:
                 raise ValueError(f"{self.name}.{field}: {value!r} may not be sent; expected {rule}")
 
 
-_declared: dict[str, type[Event]] = {}
+registry: dict[str, type[Event]] = {}
 
 
 def form_of(kind: type[Event]) -> Form:
@@ -205,7 +205,7 @@ HEADERS: dict[str, str] = {
 
 def kinds() -> list[type[Event]]:
     """Return every kind of event that this process has declared, the shipped ones first."""
-    return list({kind.name: kind for kind in (*CATALOGUE, *_declared.values())}.values())
+    return list({kind.name: kind for kind in (*CATALOGUE, *registry.values())}.values())
 
 
 def declared() -> dict[str, Form]:

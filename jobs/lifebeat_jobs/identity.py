@@ -26,7 +26,7 @@ _INSTALLED = "installed"
 
 def mode_of(settings: Settings) -> str:
     """Return ``telemetryIdentity``."""
-    return str(getattr(settings, "identity", INSTALLATION))
+    return settings.identity
 
 
 def sender(settings: Settings, outbox: Outbox, instance_id: str, moment: datetime, *, create: bool = True) -> str:

@@ -29,7 +29,7 @@ _NUMBERS = rf"v?\d{{1,8}}(?:\.\d{{1,8}}){{0,4}}(?:[-+._]?(?:{VERSION_WORDS})(?:[
 _VERSION = re.compile(_NUMBERS, re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _PREFIX = re.compile(r"((?:[a-z]{1,20}[-_]){0,3}[a-z]{1,20})[-_/](?=v?\d)")
-_TAG = re.compile(rf"(?:{_PREFIX.pattern})?{_NUMBERS}(?:-\d{{1,6}}-g[0-9a-f]{{7,40}})?(?:-dirty)?")
+TAG = re.compile(rf"(?:{_PREFIX.pattern})?{_NUMBERS}(?:-\d{{1,6}}-g[0-9a-f]{{7,40}})?(?:-dirty)?")
 _LIKE_A_VERSION = re.compile(r"v?\d[A-Za-z0-9.+_-]{0,99}")
 _WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.+ -]{0,48}[A-Za-z0-9+])?")
 
@@ -104,7 +104,7 @@ class Rule:
 def _is_version(value: str, kind: str) -> bool:
     if value in {UNKNOWN, *CHANNELS} or _VERSION.fullmatch(value):
         return True
-    return kind == "release" and bool(_TAG.fullmatch(value) or _COMMIT.fullmatch(value))
+    return kind == "release" and bool(TAG.fullmatch(value) or _COMMIT.fullmatch(value))
 
 
 def _is_uuid(value: str) -> bool:

@@ -42,7 +42,7 @@ class Fleet:
         self.rows: list[Row] = []
         self.alive: Counter[date] = Counter()
         self.today = 0
-        self._mode = mode
+        self.mode = mode
         self._chance = random.Random(7)
         for _ in range(SIZE):
             self._live()
@@ -71,7 +71,7 @@ class Fleet:
 
     def _tell(self, event: str, number: int, at: datetime) -> None:
         chance, own = self._chance, {"app_version": "1.4.2", "uptime_days": 1}
-        if self._mode == "none":
+        if self.mode == "none":
             sender, own = uuid.UUID(int=chance.getrandbits(128), version=4), {**own, "age": "2-4"}
         else:
             bits = random.Random(f"{number}{at:%Y-%m}").getrandbits(128)
@@ -114,7 +114,7 @@ def test_active_by_day(fleet: Fleet, answers: Any) -> None:
     full = [day for day in fleet.alive if BEGIN.date() <= day < NOW.date()]
     assert len(full) > 60
     for day in full:
-        assert found[day] == pytest.approx(fleet.alive[day], rel=0.03 if fleet._mode == "monthly" else 0)
+        assert found[day] == pytest.approx(fleet.alive[day], rel=0.03 if fleet.mode == "monthly" else 0)
 
 
 def test_active_today(fleet: Fleet, answers: Any) -> None:
@@ -128,7 +128,7 @@ def test_active_by_week(fleet: Fleet, answers: Any) -> None:
     for week in range(8):
         begins = BEGIN.date() + timedelta(weeks=week)
         mean = sum(fleet.alive[begins + timedelta(days=day)] for day in range(7)) / 7
-        most = 1.2 if fleet._mode == "monthly" else 1.005  # an ID counts those as well that were there for a day only
+        most = 1.2 if fleet.mode == "monthly" else 1.005  # an ID counts those as well that were there for a day only
         assert 0.995 * mean <= found[begins] <= most * mean
 
 
@@ -137,7 +137,7 @@ def test_active_by_month(fleet: Fleet, answers: Any) -> None:
     found = by_day(answers["04_active_by_month"])
     days = [date(2027, 2, 1) + timedelta(days=day) for day in range(28)]
     mean = sum(fleet.alive[day] for day in days) / 28
-    assert 0.995 * mean <= found[date(2027, 2, 1)] <= (1.5 if fleet._mode == "monthly" else 1.005) * mean
+    assert 0.995 * mean <= found[date(2027, 2, 1)] <= (1.5 if fleet.mode == "monthly" else 1.005) * mean
 
 
 @pytest.mark.parametrize("name", ["05_versions", "08_uptime"])
@@ -153,7 +153,7 @@ def test_starts_and_ends(fleet: Fleet, answers: Any) -> None:
     starts = sum(1 for _, event, at, _, _ in fleet.rows if event == "startup" and at > NOW - 30 * DAY)
     assert sum(row["starts"] for row in rows) == starts
     unknown = sum(row["unknown"] for row in rows)
-    assert unknown == starts if fleet._mode == "none" else 0 < unknown < starts / 2
+    assert unknown == starts if fleet.mode == "none" else 0 < unknown < starts / 2
 
 
 def test_events(fleet: Fleet, answers: Any) -> None:

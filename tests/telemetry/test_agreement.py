@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from lifebeat_jobs import agreement, description, events, telemetry
+from lifebeat_jobs import description, events, telemetry
 from lifebeat_jobs.events import Count, Event
 from sending import INSTANCE_ID, Application
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 @pytest.fixture
 def application(tmp_path: Path, receiver: PostHogServer) -> Iterator[Application]:
     """An installation that has agreed to what version 1.0 sends, and nothing declared that other tests declare."""
-    others = dict(events._declared)
-    events._declared.clear()
+    others = dict(events.registry)
+    events.registry.clear()
     made = Application(tmp_path, state_dir=tmp_path)
     made.write(telemetryApiKey="phc_test", telemetryHost=receiver.url, telemetryInstanceId=INSTANCE_ID)
     made.write(appVersion="1.0")
     telemetry.startup(made.context())
     yield made
-    events._declared.clear()
-    events._declared.update(others)
+    events.registry.clear()
+    events.registry.update(others)
 
 
 def add_a_property(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_the_command_accepts_what_only_the_application_declares(application: App
     """What the running application has wanted to send is known to a process that has not declared it."""
     application.write(appVersion="2.0")
     telemetry.record(application.context(), imported(), rows=1)
-    events._declared.pop("imported")
+    events.registry.pop("imported")
     assert "imported.rows" in telemetry.status(application.context())["unaccepted"]
     assert "imported.rows" in telemetry.accept(application.context())
 
@@ -137,8 +137,7 @@ def test_the_same_version_declares_late(application: Application, receiver: Post
 
 def test_send_asks_nothing(application: Application, receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``telemetryNewFields: send`` what is new is sent."""
-    monkeypatch.setattr(agreement, "_sends_all", lambda *_: True)
-    application.write(appVersion="2.0")
+    application.write(appVersion="2.0", telemetryNewFields="send")
     add_a_property(monkeypatch)
     telemetry.heartbeat(application.context())
     assert "uptime_weeks" in heartbeats(receiver)[-1]

@@ -237,7 +237,7 @@ def test_only_releases_are_sent_as_releases(written: str | None, sent: str) -> N
     assert Startup(**{**SHARED, "release": sent}).release == sent
 
 
-@given(st.text(max_size=60) | st.from_regex(rules._TAG))
+@given(st.text(max_size=60) | st.from_regex(rules.TAG))
 def test_a_cleaned_release_keeps_the_rule(written: str) -> None:
     """Whatever is given as a release, an event can be made with what comes of it."""
     assert Startup(**{**SHARED, "release": rules.clean_release(written, written[:5])}).release

@@ -15,7 +15,6 @@ from lifebeat_jobs.events import Count, Event
 from sending import INSTANCE_ID, Application
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from lifebeat.testing import PostHogServer
@@ -45,12 +44,6 @@ def make(directory: Path, receiver: PostHogServer) -> Application:
     made = Application(directory, state_dir=directory)
     made.write(telemetryApiKey="phc_test", telemetryHost=receiver.url, telemetryInstanceId=INSTANCE_ID, appName="notes")
     return made
-
-
-@pytest.fixture
-def in_mode(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Set ``telemetryIdentity``."""
-    return lambda mode: monkeypatch.setattr(identity, "mode_of", lambda _: mode)
 
 
 # -- lengths and instants ----------------------------------------------------------------------------------------------
@@ -199,15 +192,14 @@ def test_an_id_that_was_rotated_is_in_no_request_with_the_old_one(
     senders = [{one["distinct_id"] for one in request.json()["batch"]} for request in receiver.requests]
     assert all(len(found) == 1 for found in senders)
     assert len(receiver.events) == 2
-    assert len(set().union(*senders)) == 2
+    assert len({sender for found in senders for sender in found}) == 2
 
 
-def test_monthly_ids_change_each_month_and_are_made_from_a_secret(
-    tmp_path: Path, receiver: PostHogServer, in_mode: Callable[[str], None]
-) -> None:
+def test_monthly_ids_change_each_month_and_are_made_from_a_secret(tmp_path: Path, receiver: PostHogServer) -> None:
     """Within a month the ID stays, over restarts too; the next month has another; the installation's never leaves."""
-    in_mode(identity.MONTHLY)
     application, other = make(tmp_path / "one", receiver), make(tmp_path / "other", receiver)
+    for one in (application, other):
+        one.write(telemetryIdentity=identity.MONTHLY)
     for days in (1, 31, 1):
         telemetry.heartbeat(application.context())
         application = Application(application.directory, clock=application.clock, state_dir=application.state_dir)
@@ -220,11 +212,9 @@ def test_monthly_ids_change_each_month_and_are_made_from_a_secret(
     assert all(uuid.UUID(one).version == 8 for one in sent)
 
 
-def test_without_identity_no_two_events_are_linked(
-    application: Application, receiver: PostHogServer, in_mode: Callable[[str], None]
-) -> None:
+def test_without_identity_no_two_events_are_linked(application: Application, receiver: PostHogServer) -> None:
     """Each event has an ID of its own and a request of its own, and the age in weeks instead of the instance's."""
-    in_mode(identity.NONE)
+    application.write(telemetryIdentity=identity.NONE)
     ages = {0: "1", 1: "2-4", 3: "2-4", 4: "5-24", 23: "5-24", 24: "25+", 300: "25+"}
     begin = application.clock.time()
     for week in ages:

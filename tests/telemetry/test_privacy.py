@@ -235,7 +235,7 @@ def application(tmp_path: Path, receiver: PostHogServer, monkeypatch: pytest.Mon
     """An installation on a machine that is called atlas."""
     monkeypatch.setattr(privacy, "this_machine", lambda: ATLAS)
     made = Application(tmp_path, state_dir=tmp_path)
-    made.write(telemetryApiKey="phc_test", telemetryHost=receiver.url)
+    made.write(telemetryApiKey="phc_test", telemetryHost=receiver.url, telemetryInstanceId=INSTANCE_ID)
     return made
 
 
@@ -272,7 +272,7 @@ def test_names_of_events_and_properties_are_looked_at(
     try:
         assert telemetry.record(application.context(), kind, **{field: 1}) is False
     finally:
-        events._declared.pop(name)
+        events.registry.pop(name)
     assert receiver.connections == 0
 
 
@@ -308,7 +308,7 @@ def test_what_somebody_else_wrote_is_not_sent(application: Application, receiver
 
     assert telemetry.record(application.context(), Moved, to="elsewhere", schema="v2") is True
     outbox = application.outbox
-    kind = events._declared.pop("moved")  # as in a process that has not declared it
+    kind = events.registry.pop("moved")  # as in a process that has not declared it
     try:
         forms = agreement.known_forms(outbox)
         (sent,) = receiver.events
@@ -316,7 +316,7 @@ def test_what_somebody_else_wrote_is_not_sent(application: Application, receiver
         sent["properties"]["to"] = "a text"
         assert why_withheld(json.dumps(sent), forms, ATLAS) == "its properties are not the declared ones"
     finally:
-        events._declared["moved"] = kind
+        events.registry["moved"] = kind
 
 
 def test_notes_that_somebody_else_wrote_add_nothing_to_a_shipped_event(application: Application) -> None:
