@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -377,6 +378,44 @@ def test_turned_off_between_two_batches(application: Application, receiver: Post
     delivery.run(progress=lambda _: application.write(telemetryEnabled=False))
     assert len(receiver.requests) == 1
     assert states(application) == {"delivered": 100, "suppressed": 50}
+
+
+@pytest.mark.parametrize("misbehave", ["hang", "hang_at_connect", "drip"])
+def test_turned_off_while_an_answer_is_awaited(
+    application: Application, receiver: PostHogServer, misbehave: str
+) -> None:
+    """Within two seconds after the edit the connection is cut, and what waited is suppressed, not counted as tried."""
+    getattr(receiver, misbehave)()
+    application.record(3)
+    delivery = Delivery(application.context(), application.outbox)
+    thread = threading.Thread(target=delivery.run)
+    thread.start()
+    receiver.wait_for(lambda server: server.connections > 0)
+    application.write(telemetryEnabled=False)
+    start = time.monotonic()
+    thread.join(10)
+    assert time.monotonic() - start < 2
+    assert (delivery.delivered, states(application)) == (0, {"suppressed": 3})
+    assert [entry.attempts for entry in application.ledger().values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("then", ["on", "off"])
+def test_a_pause_while_an_answer_is_awaited_deletes_nothing(
+    application: Application, receiver: PostHogServer, then: str
+) -> None:
+    """A mistake in the settings cuts as well; what waited waits on, until somebody says off or mends it."""
+    receiver.hang()
+    application.record(1)
+    thread = threading.Thread(target=lambda: Delivery(application.context(), application.outbox).run())
+    thread.start()
+    receiver.wait_for(lambda server: server.connections > 0)
+    application.write(telemetryHeartbeatInterval="24 bananas")
+    thread.join(10)
+    assert states(application) == {"waiting": 1}
+    receiver.resume()
+    application.write(telemetryHeartbeatInterval="24h", telemetryEnabled=then == "on")
+    assert deliver(application) == (then == "on")
+    assert states(application) == {"delivered" if then == "on" else "suppressed": 1}
 
 
 # -- events of the host's own ------------------------------------------------------------------------------------------
