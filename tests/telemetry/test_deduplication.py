@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from lifebeat_jobs import telemetry
+from sending import INSTANCE_ID, Application
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +90,19 @@ def test_a_moved_timestamp_would_count_twice(tmp_path: Path) -> None:
     late, early = ({**event, "timestamp": f"2026-11-2{day}T00:00:0{day}.000+00:00"} for day in (3, 4))
     assert stored(tmp_path, [[late], [early]]) == 2
     assert stored(tmp_path / "again", [[late], [late]]) == 1
+
+
+def test_heartbeats_of_three_pods_with_one_id_count_once(tmp_path: Path, receiver: PostHogServer) -> None:
+    """Pods that share an ID and no database tell each instant alike, and one row of it remains."""
+    beats = 4
+    for number in range(3):
+        pod = Application(tmp_path / str(number), state_dir=tmp_path / str(number))
+        pod.directory.mkdir()
+        pod.write(telemetryApiKey="phc_test", telemetryHost=receiver.url, telemetryInstanceId=INSTANCE_ID)
+        for _ in range(beats):
+            instant = pod.context().instant
+            pod.clock.advance(number + 0.25)
+            telemetry.heartbeat(replace(pod.context(), instant=instant))
+            pod.clock.advance(86400 - number - 0.25)
+    assert len(receiver.events) == 3 * beats
+    assert stored(tmp_path, [request.json()["batch"] for request in receiver.requests]) == beats
