@@ -31,6 +31,7 @@ _IDENTITIES = {
     identity.MONTHLY: "Events carry a random ID that changes every month; two months cannot be connected.",
     identity.NONE: "No two events carry the same ID; how old the installation is, is told in groups of weeks.",
 }
+_AGE = {"age": "How many weeks old the installation is."}
 _FIELDS = ("field", "value", "why")
 _PAGE = """\
 # Telemetry of {name}
@@ -173,7 +174,7 @@ def page(context: JobContext, outbox: Outbox) -> str:
         config=os.path.join(os.path.abspath(context.config_dir), "config.json"),  # noqa: PTH100, PTH118 - links stay
         preview=command(context, "preview", "--request"),
         log=command(context, "log"),
-        shared=_table(_rows(events.Event, shared)),
+        shared=_table(_rows(events.Event, shared if settings.identity != identity.NONE else events.without_id(shared))),
         events="\n\n".join(sections),
         protocol=_table(((f"`{key}`", f"`{json.dumps(events.PROTOCOL[key])}`", why) for key, why in reasons), _FIELDS),
     )
@@ -215,7 +216,7 @@ def _section(name: str, kind: type[events.Event] | None, own: rules.Form) -> str
 
 
 def _rows(kind: type[events.Event] | None, form: rules.Form) -> Iterable[Sequence[str]]:
-    meaning = {} if kind is None else meanings(kind)
+    meaning = _AGE if kind is None else {**_AGE, **meanings(kind)}
     return [(f"`{name}`", meaning.get(name, ""), str(rule)) for name, rule in form.items()]
 
 

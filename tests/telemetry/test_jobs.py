@@ -276,6 +276,14 @@ def test_the_page_for_users_says_all(application: Application) -> None:
         assert all(f"`{field}`" in page for field in form)
 
 
+def test_the_page_of_an_application_without_identity_has_the_age(application: Application) -> None:
+    """What stands in the place of the ID is explained, and no ID is."""
+    application.write(telemetryIdentity="none")
+    page = telemetry.describe(application.context())
+    assert "| `age` | How many weeks old the installation is. | one of 1, 2-4, 5-24, 25+ |" in page
+    assert "| `instance_id` |" not in page
+
+
 def test_the_contract_changes_with_what_can_be_sent(application: Application) -> None:
     """It is the same for each installation, names every property with its rule, and has no version in it."""
     import json
