@@ -19,6 +19,7 @@ FLOORS = {
     "schedule": 2,
     "settings": 3,
     "context": 4,
+    "record": 4,
     "installation": 5,
     "jobfile": 5,
     "once": 5,

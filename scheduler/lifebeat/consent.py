@@ -11,7 +11,7 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lifebeat import installation
+from lifebeat import record
 from lifebeat.context import Consent
 from lifebeat.settings.layers import Layer
 from lifebeat.settings.switch import ENABLED
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lifebeat.clock import Clock
-    from lifebeat.installation import OptOut
     from lifebeat.jobfile.spec import JobFile
+    from lifebeat.record import OptOut
     from lifebeat.settings.source import ConfigSource
     from lifebeat.settings.table import Settings
 
@@ -73,17 +73,17 @@ class EarlierOptOut:
 
     def __call__(self, settings: Settings) -> Layer | None:
         """Return the layer that says off; ``None`` where nobody has said so, or somebody has taken it back."""
-        state = installation.state_dir(self._source, settings)
+        state = record.state_dir(self._source, settings)
         if settings.opted_out:
             self._see(settings, state)
             return None
-        opt_out = installation.read_opt_out(state) or self._seen
+        opt_out = record.read_opt_out(state) or self._seen
         if opt_out is None:
             return None
         if self._is_over(opt_out, settings):
             self._seen = None
             if self._remember:
-                installation.write_opt_out(state, None)
+                record.write_opt_out(state, None)
             return None
         self._seen = opt_out
         when = f"{datetime.fromtimestamp(opt_out.at, tz=UTC):%Y-%m-%d %H:%M} UTC"
@@ -95,10 +95,10 @@ class EarlierOptOut:
             return
         if self._seen is None or self._seen.source != switch:
             file = next((path for path in self._source.files() if switch.startswith(str(path))), None)
-            self._seen = installation.OptOut(switch, None if file is None else _absolute(file), self._clock.time())
+            self._seen = record.OptOut(switch, None if file is None else _absolute(file), self._clock.time())
             self._is_on_record = False
         if self._remember and not self._is_on_record:
-            self._is_on_record = installation.write_opt_out(state, self._seen)
+            self._is_on_record = record.write_opt_out(state, self._seen)
 
     def _is_over(self, opt_out: OptOut, settings: Settings) -> bool:
         files = {str(path): path for path in self._source.files()}

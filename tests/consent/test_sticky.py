@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifebeat import installation
+from lifebeat import installation, record
 from lifebeat.clock import SystemClock
 from lifebeat.consent import EarlierOptOut
 from lifebeat.settings.source import ConfigSource
@@ -34,7 +34,7 @@ class Process:
 def config(tmp_path: Path) -> Path:
     """A config directory in which an application has run."""
     source = ConfigSource(tmp_path, arguments={"appName": "notes"}, environ={}, modules={})
-    installation.write_record(tmp_path, source, allow=(), clock=SystemClock())
+    record.write(tmp_path, source, allow=(), clock=SystemClock())
     return tmp_path
 
 
@@ -72,7 +72,7 @@ def test_the_file_that_said_no_takes_it_back(config: Path, text: str, when: str)
     assert process.is_off
     put(config / "config.json", text)
     assert not (process if when == "while running" else Process(config)).is_off
-    assert installation.read_opt_out(config) is None
+    assert record.read_opt_out(config) is None
 
 
 def test_a_file_that_was_just_written_is_not_believed_yet(config: Path) -> None:
@@ -132,9 +132,9 @@ def test_ci_and_tests_say_no_for_themselves_only(config: Path, environ: dict[str
 
 def test_a_look_puts_nothing_down(config: Path) -> None:
     """A command that looks in an environment that says no changes nothing for anybody."""
-    before = (config / installation.HOST_FILE).read_bytes()
+    before = (config / record.FILE_NAME).read_bytes()
     assert Process(config, remember=False, environ={"DO_NOT_TRACK": "1"}).is_off
-    assert (config / installation.HOST_FILE).read_bytes() == before
+    assert (config / record.FILE_NAME).read_bytes() == before
     assert not Process(config).is_off
 
 

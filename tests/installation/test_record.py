@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifebeat import installation
+from lifebeat import record as records
 from lifebeat.clock import SystemClock
 from lifebeat.settings.source import ConfigSource
 
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 def written(directory: Path, **arguments: Any) -> str | None:
     """Put down a process with these arguments; what there is to warn of."""
     source = ConfigSource(directory, arguments=arguments, environ={"TELEMETRY_HOST": "http://127.0.0.1:9"}, modules={})
-    return installation.write_record(directory, source, allow=("notes.jobs",), clock=SystemClock())
+    return records.write(directory, source, allow=("notes.jobs",), clock=SystemClock())
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     """Arguments, environment, modules, interpreter, directory and process come back; what was not given is left out."""
     assert written(tmp_path, appName="notes", appVersion="1.4.2", telemetryEnabled=None) is None
-    record = installation.read_record(tmp_path)
+    record = records.read(tmp_path)
     assert record is not None
     assert record.arguments == {"appName": "notes", "appVersion": "1.4.2"}
     assert record.environment == {"TELEMETRY_HOST": "http://127.0.0.1:9"}
     assert (record.allow, record.executable, record.process) == (("notes.jobs",), sys.executable, os.getpid())
     assert record.is_running
     assert record.label.startswith(f"host argument (notes 1.4.2, process {os.getpid()}, since ")
-    assert stat.S_IMODE((tmp_path / installation.HOST_FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / records.FILE_NAME).stat().st_mode) == 0o600
 
 
 def test_a_process_that_is_gone_was_last_seen(tmp_path: Path) -> None:
     """Of a process that was killed the record stays, and says so."""
     written(tmp_path, appName="notes", appVersion="1.4.2")
-    path = tmp_path / installation.HOST_FILE
+    path = tmp_path / records.FILE_NAME
     content = json.loads(path.read_text())
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     path.write_text(json.dumps(content | {"host": content["host"] | {"process": ended.pid}}))
-    record = installation.read_record(tmp_path)
+    record = records.read(tmp_path)
     assert record is not None
     assert not record.is_running
     assert record.label.startswith("host argument (notes 1.4.2, last seen ")
@@ -55,9 +55,9 @@ def test_a_process_that_is_gone_was_last_seen(tmp_path: Path) -> None:
 def test_a_second_process_of_the_application_changes_nothing(tmp_path: Path) -> None:
     """While the process on record runs and was told the same, its record stands."""
     written(tmp_path, appName="notes", appVersion="1.4.2")
-    before = (tmp_path / installation.HOST_FILE).read_bytes()
+    before = (tmp_path / records.FILE_NAME).read_bytes()
     written(tmp_path, appName="notes", appVersion="1.4.2")
-    assert (tmp_path / installation.HOST_FILE).read_bytes() == before
+    assert (tmp_path / records.FILE_NAME).read_bytes() == before
 
 
 def test_two_applications_in_one_directory_are_said_once(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_two_applications_in_one_directory_are_said_once(tmp_path: Path) -> None
 )
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
     """Whatever is in the file, nothing is raised, and the next process writes its own."""
-    (tmp_path / installation.HOST_FILE).write_bytes(content)
-    assert installation.read_record(tmp_path) is None
-    assert installation.read_opt_out(tmp_path) is None
+    (tmp_path / records.FILE_NAME).write_bytes(content)
+    assert records.read(tmp_path) is None
+    assert records.read_opt_out(tmp_path) is None
     written(tmp_path, appName="notes", appVersion="1")
-    assert installation.read_record(tmp_path) is not None
+    assert records.read(tmp_path) is not None

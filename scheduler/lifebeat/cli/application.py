@@ -9,7 +9,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from lifebeat import consent, installation
+from lifebeat import consent, record
 from lifebeat.clock import SystemClock
 from lifebeat.errors import LifebeatError
 from lifebeat.lifecycle import application as lifecycle
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lifebeat.context import JobModule
     from lifebeat.errors import Problem
-    from lifebeat.installation import Record
+    from lifebeat.record import Record
     from lifebeat.settings.table import Settings
 
 TELEMETRY = "lifebeat_jobs.telemetry"
@@ -73,7 +73,7 @@ class Application(lifecycle.Application):
     @property
     def unseen(self) -> str | None:
         """Why this user cannot see the state; ``None`` if it can be seen, or there is none."""
-        state = installation.state_dir(self.source, self.settings)
+        state = record.state_dir(self.source, self.settings)
         return next(filter(None, map(_hidden, (self.config_dir, *([state] if state else [])))), None)
 
     @property
@@ -84,7 +84,7 @@ class Application(lifecycle.Application):
 
 
 def _record_of(source: ConfigSource) -> Record | None:
-    return installation.read_record(installation.state_dir(source, source.read()))
+    return record.read(record.state_dir(source, source.read()))
 
 
 def allowed(args: argparse.Namespace) -> tuple[str, ...]:

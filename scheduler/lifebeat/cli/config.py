@@ -45,7 +45,7 @@ def config(args: argparse.Namespace) -> int:
 
 def setconfig(args: argparse.Namespace) -> int:
     """Set one key in the config file, or remove one with --unset; every running process follows within seconds."""
-    from lifebeat import installation
+    from lifebeat import installation, record
     from lifebeat.cli import layers
     from lifebeat.cli.application import Application, check_known
     from lifebeat.settings.table import BY_NAME
@@ -60,7 +60,7 @@ def setconfig(args: argparse.Namespace) -> int:
         application.config_dir,
         name,
         None if args.unset else args.value,
-        state_dir=installation.state_dir(application.source, application.settings),
+        state_dir=record.state_dir(application.source, application.settings),
     )
     settings = application.settings
     if settings.opted_out:
@@ -81,9 +81,9 @@ def setconfig(args: argparse.Namespace) -> int:
 
 def _refuse_elsewhere(application: Application) -> None:
     """Keep an opt-out from going where no application hears of it."""
-    from lifebeat import installation
+    from lifebeat import installation, record
 
-    if installation.is_one(application.config_dir, installation.state_dir(application.source, application.settings)):
+    if installation.is_one(application.config_dir, record.state_dir(application.source, application.settings)):
         return
     place = os.path.abspath(application.config_dir)  # noqa: PTH100 - pathlib has none that follows no link
     raise LifebeatError(

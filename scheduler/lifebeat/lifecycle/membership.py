@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from lifebeat import installation
+from lifebeat import installation, record
 from lifebeat.once.alone import Alone
 from lifebeat.once.protocol import CannotCoordinate, Unavailable
 
@@ -94,9 +94,7 @@ class Membership:
         application = self._application
         state = application.state_dir(create=True) if application.consent().is_on else None
         if state is not None:
-            warning = installation.write_record(
-                state, application.source, allow=application.allow, clock=application.clock
-            )
+            warning = record.write(state, application.source, allow=application.allow, clock=application.clock)
             if warning is not None:
                 application.say_once("record", warning)
 
