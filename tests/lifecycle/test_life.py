@@ -380,6 +380,28 @@ def test_an_invalid_edit_is_refused_whole(config: Path, caplog: pytest.LogCaptur
     process.stop()
 
 
+@pytest.mark.parametrize("content", [None, "", "   \n"])
+@pytest.mark.parametrize("name", ["jobs.yaml", "config.yaml"])
+def test_what_vanishes_or_is_empty_is_no_edit(
+    config: Path, caplog: pytest.LogCaptureFixture, name: str, content: str | None
+) -> None:
+    """An editor writes in pieces, a checkout takes files away for a moment: the plan and the settings go on."""
+    (config / "config.yaml").write_text("telemetryHeartbeatInterval: 7h\n")
+    jobs(config, "  a: {run: 'RUN', every: '${telemetryHeartbeatInterval}'}\n")
+    process = Process(config).start()
+    kept = (config / name).read_text()
+    if content is None:
+        (config / name).unlink()
+    else:
+        (config / name).write_text(content)
+    assert process.edit() == []
+    assert caplog.text.count("is gone or empty") == 1
+    assert process.application.source.read().heartbeat_interval.total_seconds() == 7 * 3600
+    (config / name).write_text(kept.replace("7h", "8h").replace("  a:", "  b:"))
+    assert process.edit() != []
+    process.stop()
+
+
 def test_a_host_fault_raises_and_a_telemetry_fault_does_not(config: Path, caplog: pytest.LogCaptureFixture) -> None:
     """``check`` raises for the host's own jobs; telemetry's pause telemetry."""
     (config / "jobs.yaml").write_text("jobs:\n  a: {run: 'lifebeat_jobs.telemetry:startup', every: -1h}\n")

@@ -47,14 +47,17 @@ class Application:
         self.logger = logger
         self._loaded: tuple[object, JobFile] | None = None
         self._said: set[str] = set()
+        self._present: set[Path] = set()
 
     def files(self) -> list[Path]:
         """Return the files that the plan is made from; they need not exist."""
         return [*self.source.files(), self.source.job_file]
 
     def load(self, *, import_disabled: bool = False) -> JobFile:
-        """Return the job file as it is now, with the overlay and the settings on it."""
-        settings = self.source.read()
+        """Return the job file as it is now, with the overlay and the settings on it; while it is gone, as it was."""
+        settings, own = self.source.read(), self.source.job_file
+        if self._loaded is not None and own in self._present and not _has_content(own):
+            return self._loaded[1]
         state = ([fingerprint(path) for path in self.files()], settings, import_disabled)
         if self._loaded is None or self._loaded[0] != state:
             found = jobfile.load(
@@ -66,6 +69,13 @@ class Application:
             )
             self._loaded = (state, found)
         return self._loaded[1]
+
+    def gone(self) -> list[Path]:
+        """Return the files that were there and are missing or empty now: that is no edit."""
+        there = {path for path in self.files() if _has_content(path)}
+        gone = sorted(self._present - there)
+        self._present |= there
+        return gone
 
     def check(self) -> JobFile:
         """Return the job file for a host: a fault in telemetry's jobs pauses telemetry, one in the host's own raises.
@@ -156,6 +166,11 @@ class Application:
         if key not in self._said:
             self._said.add(key)
             self.logger.warning("%s", message)
+
+
+def _has_content(path: Path) -> bool:
+    found = fingerprint(path)
+    return found is not None and not (isinstance(found, bytes) and not found.strip())
 
 
 def offers(specs: Iterable[JobSpec], name: str) -> list[Callable[..., Any]]:

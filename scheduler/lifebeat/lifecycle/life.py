@@ -100,6 +100,7 @@ class Life:
         atexit.register(self.stop)
         with self._lock:
             self._membership.start(self.run_claimed)
+            self.application.gone()  # what is there now may go
             self._apply(self.application.load())
             self._withdraw()
         if self._watch is not None:
@@ -327,6 +328,8 @@ class Life:
             problems = list(dict.fromkeys((*settings.problems, *found.problems)))
             for problem in problems:
                 application.logger.error("edited config is not applied: %s", problem)
+            for path in application.gone():
+                application.logger.warning("%s is gone or empty; what it said goes on until it is there again", path)
             before, old_id = self._plan, self._instance_id
             if not problems or settings.opted_out:
                 self._apply(found)

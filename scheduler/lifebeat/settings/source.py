@@ -139,7 +139,10 @@ class ConfigSource:
         seen = fingerprint(path)
         known = self._read_files.get(path)
         if known is None or known[0] != seen:
-            self._read_files[path] = known = (seen, from_file(path))
+            layer = from_file(path)
+            if known is not None and layer.state in {"missing", "empty"}:
+                layer = known[1]  # while a process runs, what vanishes or is empty is no edit
+            self._read_files[path] = known = (seen, layer)
         return known[1]
 
     def _no_directory(self) -> Problem | None:
