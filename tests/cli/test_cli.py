@@ -48,10 +48,12 @@ def test_check_names_every_problem(config: Path, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[0] for line in lines] == [
         "config/config.json:2:3",
+        "config/jobs.yaml:3:10",
         "config/jobs.yaml:4:5",
+        "config/jobs.yaml:6:10",
         "config/jobs.yaml:7:12",
     ]
-    assert "did you mean 'every'?" in lines[1]
+    assert "did you mean 'every'?" in lines[2]
 
 
 def test_check_tells_programs(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

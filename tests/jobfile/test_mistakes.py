@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 REMEDY = re.compile(
     r"did you mean|expected |takes |give it one of|there are|write |such as|remove|must be|is it on the path"
     r"|allows it with"
-    r"|is not shorter than|names a day that never comes|which is missing|use an overlay|holds one|may be given|check"
+    r"|is not shorter than|it ends the process|name it there"
+    r"|is not known here|names a day that never comes|which is missing|use an overlay|holds one|may be given|check"
     r"|missing a required argument|name a function|goes with|indented|use `every`"
 )
 

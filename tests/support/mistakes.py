@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 HOST_JOBS = '''
 """A host's jobs, to be named in job files."""
 
+from collections.abc import Iterator
+from subprocess import run
+
 LIMIT = 10
+
+
+def pages() -> Iterator[int]:
+    """Yield pages, and do nothing when it is called."""
+    yield 1
 
 
 def clean(days: int = 30) -> None:
@@ -68,25 +76,42 @@ MISTAKES = (
     Mistake("A module that cannot be imported", job("run: myapp.broken:clean\nevery: 1h"), 3),
     Mistake("A function that there is not", job("run: myapp.jobs:claen\nevery: 1h"), 3),
     Mistake("Something that is no function", job("run: myapp.jobs:LIMIT\nevery: 1h"), 3),
+    Mistake("A generator", job("run: myapp.jobs:pages\nevery: 1h"), 3),
+    Mistake("A function of another module", job("run: myapp.jobs:run\nevery: 1h"), 3),
+    Mistake("What is none of telemetry's jobs", job("run: lifebeat_jobs.telemetry:status\nevery: 1h"), 3),
+    Mistake("A function by its dotted name", job("run: myapp.jobs.clean\nevery: 1h"), 3),
     Mistake("An argument misspelled", job(RUN + "every: 1h\nargs: {dais: 7}"), 5),
     Mistake("An argument missing", job("run: myapp.jobs:report\nevery: 1h"), 3),
     Mistake("Arguments as a list", job(RUN + "every: 1h\nargs: [7]"), 5),
     Mistake("An interval without a unit", job(RUN + "every: 90"), 4),
+    Mistake("An interval in words", job(RUN + "every: 1 day"), 4),
+    Mistake("An interval of ISO 8601", job(RUN + "every: PT15M"), 4),
+    Mistake("A cron expression as an interval", job(RUN + "every: 0 4 * * *"), 4),
     Mistake("An interval of nothing", job(RUN + "every: 0s"), 4),
     Mistake("A clock time as an interval", job(RUN + "every: 24:00"), 4),
     Mistake("A jitter as long as the interval", job(RUN + "every: 10m\njitter: 1h"), 5),
     Mistake("Too few cron fields", job(RUN + "cron: 0 4 * *"), 4),
     Mistake("Six cron fields", job(RUN + "cron: 0 0 4 * * *"), 4),
+    Mistake("A cron expression without quotes", job(RUN + "cron: */5 * * * *"), 4),
+    Mistake("The start as a cron expression", job(RUN + "cron: '@reboot'"), 4),
+    Mistake("A time zone in the cron expression", job(RUN + "cron: CRON_TZ=Europe/Berlin 0 4 * * *"), 4),
+    Mistake("A last day, as Quartz has it", job(RUN + "cron: 0 4 L * *"), 4),
     Mistake("An hour that there is not", job(RUN + "cron: 0 24 * * *"), 4),
     Mistake("A day of the week that there is not", job(RUN + "cron: 0 4 * * mo-fr"), 4),
     Mistake("A date that never comes", job(RUN + "cron: 0 4 30 2 *"), 4),
     Mistake("A moment without a time", job(RUN + "at: tomorrow"), 4),
     Mistake("A moment of an application's life that there is not", job(RUN + "when: stop"), 4),
     Mistake("A time zone misspelled", job(RUN + "cron: 0 4 * * *\ntimezone: Europe/Berln"), 5),
+    Mistake("A time zone's abbreviation", job(RUN + "cron: 0 4 * * *\ntimezone: CEST"), 5),
+    Mistake("A moment beyond the calendar", job(RUN + "at: 9999-12-31T23:59\ntimezone: America/New_York"), 4),
     Mistake("A time zone as a number", job(RUN + "cron: 0 4 * * *\ntimezone: +02:00"), 5),
     Mistake("Neither yes nor no", job(RUN + "every: 1h\nenabled: maybe"), 5),
     Mistake("Not a whole number", job(RUN + "every: 1h\nmax_instances: 1.5"), 5),
     Mistake("Once per what?", job(RUN + "every: 1h\nonce: cluster"), 5),
+    Mistake("Retries as a number", job(RUN + "every: 1h\nretry: 3"), 5),
+    Mistake("A variable of a shell", job(RUN + "every: $INTERVAL"), 4),
+    Mistake("A template", job(RUN + "every: {{ interval }}"), 4),
+    Mistake("The switch in the job file", "telemetryEnabled: false\n" + job(RUN + "every: 1h"), 1),
     Mistake("A setting that there is not", job(RUN + "every: ${telemetryInterval}"), 4),
     Mistake("A setting of another kind", job(RUN + "every: ${telemetryHost}"), 4),
     Mistake("Two jobs of one name", "jobs:\n" + 2 * "  clean:\n    run: myapp.jobs:clean\n    every: 1h\n", 5),

@@ -46,9 +46,8 @@ def _what_is_wrong(document: Document, at: int, problem: str) -> str:
         return "a tab stands here; YAML is indented with spaces"
     unquoted = re.match(r"\s*(?:- +)?([\w-]+): +([*@`%&!|>].*?)\s*(?: #.*)?$", document.line(document.place(at)[0]))
     if unquoted and not document.is_private:
-        return (
-            f'{unquoted[2]} has to be quoted, as {unquoted[2][0]} has a meaning in YAML: {unquoted[1]}: "{unquoted[2]}"'
-        )
+        name, value = unquoted[1], unquoted[2]
+        return f'{value} has to be quoted, as {value[0]} has a meaning in YAML; write {name}: "{value}"'
     return f"is not YAML: {problem}; check the indentation and the quotes"
 
 

@@ -1,0 +1,348 @@
+"""A job file as its engineer meets it: all problems at once, each with its place, and what is strange as warnings."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lifebeat.jobfile import reader
+from lifebeat.jobfile.spec import Retry
+from lifebeat.schedule.instants import Every
+from lifebeat.settings import layers
+from lifebeat.settings.source import ConfigSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lifebeat.jobfile.spec import JobFile
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+HOST_JOBS = """
+import contextlib
+import functools
+import subprocess
+from subprocess import run
+
+
+def good(days=30):
+    pass
+
+
+async def good_async():
+    pass
+
+
+def generator():
+    yield
+
+
+async def async_generator():
+    yield
+
+
+@contextlib.contextmanager
+def manager():
+    yield
+
+
+@contextlib.asynccontextmanager
+async def async_manager():
+    yield
+
+
+class Report:
+    pass
+
+
+def _private():
+    pass
+
+
+shell = functools.partial(subprocess.run, "true")
+prepared = functools.partial(good, days=7)
+heard = good
+"""
+TELEMETRY = "lifebeat_jobs.telemetry"
+TWO_HEARTBEATS = "jobs:\n" + "".join(
+    f"  {name}: {{run: '{TELEMETRY}:heartbeat', every: 1h, once: application}}\n" for name in "ab"
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A config directory beside the host's modules."""
+    (tmp_path / "hostjobs.py").write_text(HOST_JOBS)
+    (tmp_path / "hostexits.py").write_text("import sys\nsys.exit(3)\n")
+    sys.path.insert(0, str(tmp_path))
+    yield tmp_path
+    sys.path.remove(str(tmp_path))
+    for name in ("hostjobs", "hostexits"):
+        sys.modules.pop(name, None)
+
+
+def load(directory: Path, text: str, *, host: str = "https://us.i.posthog.com") -> JobFile:
+    """Read a job file of this text."""
+    path = directory / "jobs.yaml"
+    path.write_text(text, encoding="utf-8")
+    settings = layers.merge([layers.packaged(), layers.from_arguments({"telemetryHost": host})])
+    return reader.load(path, settings, allow=["hostjobs", "hostexits"], now=NOW)
+
+
+def job(fields: str) -> str:
+    """A job file with one job of the host's."""
+    return f"jobs:\n  a: {{run: 'hostjobs:good', {fields}}}\n"
+
+
+def messages(found: JobFile) -> list[str]:
+    """What is wrong, from the line on."""
+    return [f"{one.line}:{one.column}: {one.message}" for one in found.problems]
+
+
+# -- all at once -----------------------------------------------------------------------------------------------------
+
+
+def test_every_check_runs_that_has_what_it_needs(directory: Path) -> None:
+    """Two jobs with five mistakes: five problems, each at its place."""
+    found = load(
+        directory,
+        "jobs:\n"
+        "  heartbeat:\n"
+        f"    run: {TELEMETRY}:heartbeet\n"
+        "    every: 24 bananas\n"
+        "    jiter: 10m\n"
+        "  other:\n"
+        "    run: os:system\n"
+        "    every: 1h\n"
+        '    cron: "0 3 * * *"\n',
+    )
+    assert [(one.line, one.column) for one in found.problems] == [(3, 10), (4, 12), (5, 5), (7, 10), (9, 11)]
+    assert "did you mean 'lifebeat_jobs.telemetry:heartbeat'?" in messages(found)[0]
+    assert {one.line for one in found.host_problems} == {7, 9}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("at: '9999-12-31T23:59', timezone: America/New_York", "is beyond the calendar"),
+        ("at: '0001-01-01', timezone: Asia/Tokyo", "is beyond the calendar"),
+        ("every: 1h, on_failure: 'hostexits:f'", "on_failure: importing 'hostexits' failed: it ends the process"),
+        ("every: 1h, args: {a: &x [*x]}", "the alias *x stands for nothing before it"),
+    ],
+)
+def test_whatever_is_raised_is_that_jobs_problem(directory: Path, fields: str, message: str) -> None:
+    """An impossible moment or a module that ends the process is a located problem, and no traceback."""
+    found = load(directory, job(fields))
+    assert message in messages(found)[0]
+    assert len(found.problems) == 1
+
+
+def test_the_other_jobs_are_fine(directory: Path) -> None:
+    """One job's problem is that job's."""
+    text = job("at: '9999-12-31T23:59', timezone: America/New_York") + "  b: {run: 'hostjobs:good', every: 1h}\n"
+    assert [spec.id for spec in load(directory, text).specs] == ["b"]
+
+
+def test_keys_and_tags_are_told_with_the_rest(directory: Path) -> None:
+    """A key that stands twice and a tag do not hide what else is wrong."""
+    found = load(
+        directory, "jobs:\n  a:\n    run: hostjobs:good\n    run: hostjobs:good\n    every: !x 1h\n    evry: 1\n"
+    )
+    assert [one.line for one in found.problems] == [4, 5, 6]
+
+
+# -- functions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("hostjobs:generator", "is a generator"),
+        ("hostjobs:async_generator", "is a generator"),
+        ("hostjobs:manager", "is a context manager"),
+        ("hostjobs:async_manager", "is a context manager"),
+        ("hostjobs:Report", "is not a function"),
+        ("hostjobs:_private", "without a leading underscore"),
+        ("hostjobs:run", "is defined in 'subprocess'"),
+        ("hostjobs:shell", "is defined in 'subprocess'"),
+        (f"{TELEMETRY}:status", "is no job; of lifebeat_jobs there are: "),
+        ("lifebeat_jobs.outbox:_connect", "leading underscore"),
+        ("lifebeat_jobs.outbox:open", "is no job"),
+        ("lifebeat_jobs_of_mine:run", "is not allowed"),
+        ("a.b.c", "write a.b:c"),
+        ("a/b.py:c", "write a.b:c"),
+        ("a.b:c()", "write a.b:c"),
+        ("python -m a.b", "write a:b"),
+    ],
+)
+def test_what_no_job_can_be(directory: Path, run: str, message: str) -> None:
+    """A job is a function of its own module that does something when it is called."""
+    (problem,) = load(directory, f"jobs:\n  a: {{run: '{run}', every: 1h}}\n").problems
+    assert message in problem.message
+
+
+@pytest.mark.parametrize("name", ["good", "good_async", "prepared", "heard"])
+def test_what_a_job_can_be(directory: Path, name: str) -> None:
+    """Functions, coroutine functions, and functions that were given arguments or another name where they are."""
+    assert load(directory, f"jobs:\n  a: {{run: 'hostjobs:{name}', every: 1h}}\n").problems == ()
+
+
+# -- words that people bring -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cron: */5 * * * *", 'write cron: "*/5 * * * *"'),
+        ("cron: * * * * *", 'write cron: "* * * * *"'),
+        ("cron: @daily", 'write cron: "@daily"'),
+        ("cron: '@reboot'", "write when: start"),
+        ("cron: '@every 1h'", "write every: 1h"),
+        ("cron: CRON_TZ=Europe/Berlin 0 3 * * *", 'write cron: "0 3 * * *" and timezone: Europe/Berlin'),
+        ("cron: TZ=UTC 0 3 * * *", 'write cron: "0 3 * * *" and timezone: UTC'),
+        ("cron: 0 0 4 * * ?", 'write cron: "0 4 * * ?"'),
+        ("cron: 0 0 4 * * ? 2027", 'write cron: "0 4 * * ?"'),
+        ("cron: 0 4 L * *", "a last day (L)"),
+        ("cron: 0 4 15W * *", "a nearest working day (W)"),
+        ("cron: 0 4 * * 5L", "a last day (L)"),
+        ("cron: 0 4 * * 'fri#1'", "a numbered weekday (#)"),
+        ("cron: H 4 * * *", "a hashed value (H)"),
+        ("every: 1 day", "write 1d"),
+        ("every: 24 h", "write 24h"),
+        ("every: 24H", "write 24h"),
+        ("every: P1D", "write 1d"),
+        ("every: PT15M", "write 15m"),
+        ("every: hourly", "write 1h"),
+        ("every: 0 3 * * *", 'write cron: "0 3 * * *"'),
+        ("every: {{ interval }}", "is not filled in here"),
+        ("every: '{{ interval }}'", "is not filled in here"),
+        ("every: $interval", "is not filled in here; write the value, or ${key}"),
+        ("every: $TELEMETRY_HEARTBEAT_INTERVAL", "or ${telemetryHeartbeatInterval} for that of a setting"),
+        ("every: ${TELEMETRY_HEARTBEAT_INTERVAL}", "did you mean 'telemetryHeartbeatInterval'?"),
+        ("every: ${INTERVAL:-24h}", "is not filled in here"),
+        ("every: ${{ env.INTERVAL }}", "is not filled in here"),
+        ("when: '@reboot'", "did you mean 'start'?"),
+        ("every: 1h\n    timezone: CEST", "such as Europe/Berlin"),
+        ("cron: 0 3 * * *\n    timezone: '+02:00'", "such as Etc/GMT-2"),
+        ("every: 1h\n    args: {dais: 1}", "did you mean 'days'?"),
+        ("every: 1h\n    retries: 3", "did you mean 'retry'?"),
+        ("every: 1h\n    retry: 3", "such as {attempts: 3, wait: 10s}"),
+        ("every: 1h\n    timeout-minutes: 3", "did you mean 'timeout'"),
+    ],
+)
+def test_the_nearest_right_form_is_said(directory: Path, text: str, message: str) -> None:
+    """What crontab, Quartz, CI files and compose write so is told as it is written here."""
+    found = load(directory, f"jobs:\n  a:\n    run: hostjobs:good\n    {text}\n")
+    assert any(message in one for one in messages(found)), messages(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["telemetryEnabled: false", "telemetryEnabled:", "telemetry_enabled: no", "telemetry: {enabled: false}"],
+)
+def test_an_off_switch_in_the_job_file_counts(directory: Path, text: str) -> None:
+    """It says where it belongs, and off is off all the same."""
+    found = load(directory, f"{text}\n{job('every: 1h')}")
+    assert found.opted_out is not None
+    assert found.opted_out.startswith(f"{directory}/jobs.yaml:1 (")
+    assert "belongs in config.yaml or config.json: write 'telemetryEnabled: false'" in messages(found)[0]
+
+
+def test_a_setting_in_the_job_file_is_sent_where_it_belongs(directory: Path) -> None:
+    """Another setting turns nothing off."""
+    found = load(directory, f"telemetryHost: https://eu.i.posthog.com\n{job('every: 1h')}")
+    assert found.opted_out is None
+    assert "'telemetryHost' is a setting: write 'telemetryHost' into config.yaml or config.json" in messages(found)[0]
+
+
+# -- what is strange -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"jobs:\n  a: {{run: '{TELEMETRY}:heartbeat', every: 1h}}\n", "write `once: application`"),
+        (f"jobs:\n  a: {{run: '{TELEMETRY}:startup', every: 1h, once: application}}\n", "meant for `when: start`"),
+        (
+            f"jobs:\n  a: {{run: '{TELEMETRY}:shutdown', when: start, once: application}}\n",
+            "meant for `when: shutdown`",
+        ),
+        (f"jobs:\n  a: {{run: '{TELEMETRY}:heartbeat', when: start, once: application}}\n", "meant for `every:`"),
+        (f"jobs:\n  a: {{run: '{TELEMETRY}:heartbeat', every: 30s, once: application}}\n", "it counts as 1m"),
+        (job("at: '2026-12-31T23:59'"), "is past, and never comes again"),
+        (job("every: 1ms"), "1ms is less than a second"),
+        (job("every: 1h"), "no job of lifebeat_jobs is in it: telemetry is off"),
+        (TWO_HEARTBEATS, "is run by 'a' already"),
+    ],
+)
+def test_what_is_strange_is_a_warning(directory: Path, text: str, message: str) -> None:
+    """It is said with its place, and runs all the same."""
+    found = load(directory, text)
+    assert found.problems == ()
+    assert found.specs
+    assert any(message in one.message for one in found.warnings), found.warnings
+
+
+@pytest.mark.parametrize(("host", "expected"), [("http://127.0.0.1:9", "1s"), ("https://us.i.posthog.com", "1m")])
+def test_heartbeats_are_a_minute_apart_but_towards_this_machine(directory: Path, host: str, expected: str) -> None:
+    """The floor holds where it matters."""
+    text = f"jobs:\n  a: {{run: '{TELEMETRY}:heartbeat', every: 1s, once: application}}\n"
+    (spec,) = load(directory, text, host=host).specs
+    assert isinstance(spec.trigger, Every)
+    assert spec.trigger.interval == timedelta(seconds=1 if expected == "1s" else 60)
+
+
+def test_retry_and_on_failure(directory: Path) -> None:
+    """They are read, checked and part of the job."""
+    (spec,) = load(directory, job("every: 1h, retry: {attempts: 3}, on_failure: 'hostjobs:heard'")).specs
+    assert (spec.retry, spec.on_failure) == (Retry(3, timedelta(seconds=10)), "hostjobs:heard")
+    (problem,) = load(directory, job("every: 1h, on_failure: 'os:system'")).problems
+    assert "on_failure: the module 'os' is not allowed" in problem.message
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_file_is_the_same_in_both_forms(tmp_path: Path) -> None:
+    """A start reads the JSON form; people read the YAML form."""
+    settings = ConfigSource(tmp_path, environ={}, modules={}).read()
+    path = reader.job_file(tmp_path)
+    assert path.name == "jobs.json"
+    found = reader.load(path, settings)
+    assert found.specs == reader.load(reader.packaged(), settings).specs
+    assert (len(found.specs), found.problems, found.warnings) == (3, (), ())
+
+
+def test_check_looks_at_every_overlay(directory: Path) -> None:
+    """A mistake for production is found on a laptop, and only there where one is named."""
+    (directory / "deployments").mkdir()
+    (directory / "deployments" / "production.yaml").write_text("jobs: {heartbeat: {evry: 6h}}\n")
+    (directory / "deployments" / "staging.yaml").write_text("telemetryHost: nowhere\n")
+    source = ConfigSource(directory, environ={}, modules={})
+    found = [str(one) for one in reader.check(source).problems]
+    assert [one.removeprefix(f"{directory}/").partition(":")[0] for one in found] == [
+        "deployments/production.yaml",
+        "deployments/staging.yaml",
+    ]
+    named = ConfigSource(directory, environ={}, modules={}, deployment="staging")
+    assert len(reader.check(named).problems) == 1
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "large"])
+def test_a_job_file_that_is_none(directory: Path, kind: str) -> None:
+    """It is one problem, and nobody waits on it."""
+    import os
+
+    path = directory / "jobs.yaml"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(3 << 30)
+    (problem,) = reader.load(path, layers.merge([layers.packaged()])).problems
+    assert "jobs.yaml: cannot be read: it " in str(problem)
