@@ -10,7 +10,7 @@ import pytest
 
 from lifebeat.jobfile import reader
 from lifebeat.jobfile.spec import Retry
-from lifebeat.schedule.instants import Every
+from lifebeat.schedule.triggers import Every
 from lifebeat.settings import layers
 from lifebeat.settings.source import ConfigSource
 
