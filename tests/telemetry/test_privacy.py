@@ -343,6 +343,8 @@ HOST = """
     posthog.api_key = posthog.project_api_key = secret
     posthog.host = posthog.personal_api_key = secret
     posthog.super_properties = {"secret": secret, "$set": {"email": mail}}
+    import posthog.request
+    posthog.request.USER_AGENT = secret
     if hasattr(posthog, "new_context"):
         posthog.new_context().__enter__()
         posthog.tag("email", mail)
