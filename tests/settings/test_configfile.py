@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifebeat.errors import ConfigError
-from lifebeat.settings.edit import ConfigNotWritable, config_file, edited, set_key, set_key_if_absent
+from lifebeat.settings.edit import ConfigNotWritable, config_file, edited, set_key, set_key_if_absent, unset_key
 from lifebeat.storage.locks import held
 from lifebeat.text import parse
 
@@ -731,3 +731,57 @@ def test_directory_in_its_place(tmp_path: Path) -> None:
     for ask in (set_key, set_key_if_absent):
         with pytest.raises(ConfigError, match=r"config\.json: cannot be read: it is a directory"):
             ask(tmp_path / "config.json", KEY, "v")
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("config.json", '{"k": 1}', "{}"),
+        ("config.json", '{\n  "k": 1\n}\n', "{}\n"),
+        ("config.json", '{\n  "k": 1,\n  "a": 1e5\n}\n', '{\n  "a": 1e5\n}\n'),
+        ("config.json", '{\n  "a": 1,\n  "k": [1,\n 2]\n}\n', '{\n  "a": 1\n}\n'),
+        ("config.json", '{"a": {"k": 1}, "k": 2, "b": 3}', '{"a": {"k": 1}, "b": 3}'),
+        ("config.json", '{"a": 1}', '{"a": 1}'),
+        ("config.yaml", "a: 1\nk: x # why\nb: 2\n", "a: 1\nb: 2\n"),
+        ("config.yaml", "# head\nk:\n  - 1\n  - 2\n\n# end\nb: |\n  k: 1\n", "# head\n\n# end\nb: |\n  k: 1\n"),
+        ("config.yaml", "a: 1\r\nk: 2", "a: 1\r\n"),
+        ("config.yaml", "{a: 1, k: 2}\n", "{a: 1}\n"),
+        ("config.yaml", "k: 1\n", ""),
+        ("config.yaml", "a: 1\n", "a: 1\n"),
+    ],
+)
+def test_a_key_is_removed(tmp_path: Path, name: str, before: str, after: str) -> None:
+    """All else stays byte for byte; where there is no such key nothing changes."""
+    path = tmp_path / name
+    path.write_bytes(before.encode())
+    unset_key(path, "k")
+    assert path.read_bytes().decode() == after
+
+
+@pytest.mark.parametrize("text", ["k: &x 1\nb: *x\n", "{k: 1, # c\n a: 2}\n", "k: 1\nk: 2\n", "--- {\n"])
+def test_a_key_that_cannot_be_removed_without_doubt(tmp_path: Path, text: str) -> None:
+    """The file is left as it is, and a person is asked."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        unset_key(path, "k")
+    assert path.read_text() == text
+
+
+def test_nothing_is_made_to_remove_a_key(tmp_path: Path) -> None:
+    """Where there is no file there is none afterwards."""
+    unset_key(tmp_path / "config.json", "k")
+    assert not names(tmp_path)
+
+
+@settings(deadline=None, max_examples=100)
+@given(yaml_files())
+def test_removing_from_any_file(file: tuple[str, str, str]) -> None:
+    """In any YAML file a key that was set is removed again, and the rest says what it said, or a person is asked."""
+    text = "".join(file)
+    try:
+        said: dict[str, Any] = yaml.safe_load(text) or {}
+        after = edited(YAML, text.encode(), KEY, None).decode()
+    except (yaml.YAMLError, ConfigError):
+        return
+    assert (yaml.safe_load(after) or {}) == {key: value for key, value in said.items() if key != KEY}

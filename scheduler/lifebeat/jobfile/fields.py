@@ -205,9 +205,10 @@ def check_moment(moment: datetime) -> None:
 
 
 def _parse_retry(value: Any) -> Retry:
-    if not isinstance(value, dict) or set(value) - {"attempts", "wait"} or "attempts" not in value:
+    given: dict[str, Any] = value
+    if given.keys() - {"attempts", "wait"} or "attempts" not in given:
         raise ValueError("expected attempts and wait, such as {attempts: 3, wait: 10s}")
-    return Retry(_parse_count(value["attempts"]), _duration(value.get("wait", "10s")))
+    return Retry(_parse_count(given["attempts"]), _duration(given.get("wait", "10s")))
 
 
 def _parse_args(value: Any) -> dict[str, Any]:
