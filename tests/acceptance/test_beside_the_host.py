@@ -75,6 +75,23 @@ def test_commands_know_what_the_running_host_was_told(bare: Installation, receiv
     assert (found["telemetry"], found["host"]) == ("on", receiver.url)
 
 
+def test_modules_of_the_host_need_not_be_there_for_the_command(bare: Installation, receiver: PostHogServer) -> None:
+    """Where a command cannot import the host's own jobs, it still says what the host does."""
+    (bare.config / "jobs.yaml").write_text(
+        "jobs:\n"
+        "  startup: {run: 'lifebeat_jobs.telemetry:startup', when: start, once: application}\n"
+        "  report: {run: 'only_there:report', every: 1h}\n"
+    )
+    elsewhere = bare.directory / "elsewhere"
+    elsewhere.mkdir()
+    (bare.directory / "only_there.py").write_text("def report(): ...\n")
+    process = start(bare, allow=["only_there"])
+    receiver.wait_for(1)
+    (bare.directory / "only_there.py").rename(elsewhere / "only_there.py")
+    assert status(bare)["telemetry"] == "on"
+    process.kill()
+
+
 def test_flush_delivers_with_the_key_that_is_only_in_code(bare: Installation, receiver: PostHogServer) -> None:
     """Events of a host that was killed while the server was away go out by ``flush``."""
     receiver.refuse()

@@ -167,8 +167,7 @@ CONDITIONS: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
 
 
 _PENDING = {
-    "a directory that cannot be searched", "another user's directory", "pipes instead of files", "damaged state",
-    "an empty state file", "a foreign state file",
+    "damaged state", "an empty state file", "a foreign state file",
 }  # fmt: skip
 _MARKED = [
     pytest.param(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lifebeat.context import JobModule
+    from lifebeat.context import Consent, JobModule
     from lifebeat.errors import Problem
     from lifebeat.record import Record
     from lifebeat.settings.table import Settings
@@ -64,6 +64,17 @@ class Application(lifecycle.Application):
     def settings(self) -> Settings:
         """The merged settings as they are now."""
         return self.source.read()
+
+    def consent(self) -> Consent:
+        """Return whether telemetry may record and send, as the application itself answers.
+
+        Its own modules need not be importable here: where one has run, it has checked its own jobs.
+        """
+        found = self.load()
+        if self.record is not None:
+            missing = {one for one in found.host_problems if "run: there is no module" in one.message}
+            found = found._replace(problems=tuple(one for one in found.problems if one not in missing))
+        return consent.decide(self.settings, found)
 
     @property
     def problems(self) -> tuple[Problem, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_commands(line: CommandLine) -> None:
     """Add the commands of this family."""
-    line.add("check", check)
+    line.add("check", check).add_argument("--strict", action="store_true", help="exit 1 for warnings too")
     planning = line.add("plan", plan)
     planning.add_argument(
         "--count", type=options.count, metavar="N", default=3, help="how many runs of each job (default 3)"
@@ -33,19 +33,30 @@ def add_commands(line: CommandLine) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Check the settings and the job file; every problem is named with its place."""
+    """Check the settings and the job file with all deployments, or the one that is named; each mistake has its place.
+
+    What is only strange is a warning, which counts with --strict.
+    """
     from lifebeat.cli.application import Application
+    from lifebeat.jobfile import reader
 
     application = Application(args)
-    found = application.load(import_disabled=True)
-    problems = list(dict.fromkeys((*application.settings.problems, *found.problems)))
+    found = reader.check(application.source, allow=application.allow)
+    strange = [str(one) for one in found.warnings]
+    if not found.problems:
+        strange += application.telemetry.warnings(application.context("check"))
     if args.json:
-        console.say_json([_problem(problem) for problem in problems])
+        problems = [{"level": "problem", **_problem(one)} for one in found.problems]
+        console.say_json([*problems, *({"level": "warning", **_problem(one)} for one in found.warnings)])
     else:
-        console.show_problems(problems)
-        if not problems:
-            console.say(f"{found.path}: {console.counted(len(found.specs), 'job')}, no problem")
-    return PROBLEM if problems else DONE
+        console.show_problems(found.problems)
+        for warning in strange:
+            console.complain(f"warning: {warning}")
+        if not found.problems:
+            jobs = application.load()
+            warnings = f", {console.counted(len(strange), 'warning')}" if strange else ""
+            console.say(f"{jobs.path}: {console.counted(len(jobs.specs), 'job')}, no problem{warnings}")
+    return PROBLEM if found.problems or (args.strict and strange) else DONE
 
 
 def _problem(problem: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT = "heartbeat"
 _TIMES = ("waiting_since", "next_attempt", "last_delivered", "next_heartbeat")
+_ALWAYS = ("instance_id", "waiting")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -42,7 +43,7 @@ def status(args: argparse.Namespace) -> int:
         console.say_json({"summary": summary(application, found)} | shown)
     else:
         console.say(summary(application, found))
-        console.say(console.pairs({name: value for name, value in shown.items() if value not in (None, [], 0)}))
+        console.say(console.pairs({name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}))
     return PROBLEM if problem else DONE
 
 

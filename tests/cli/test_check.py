@@ -1,0 +1,43 @@
+"""``check``: problems, warnings, and all the deployments that there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lifebeat.cli import main as cli
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config directory below the working directory."""
+    for name in ("LIFEBEAT_CONFIG_DIR", "LIFEBEAT_DEPLOYMENT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config" / "deployments").mkdir(parents=True)
+    return Path("config")
+
+
+def test_every_deployment_is_checked(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken overlay that this machine does not use is found all the same; one that is named is checked alone."""
+    (config / "deployments" / "production.yaml").write_text("telemetryHeartbeatInterval: soon\n")
+    (config / "deployments" / "staging.yaml").write_text("telemetryHeartbeatInterval: 1h\n")
+    assert cli.main(["check"]) == cli.PROBLEM
+    assert "production.yaml:1" in capsys.readouterr().err
+    assert cli.main(["check", "--deployment", "staging"]) == cli.DONE
+
+
+def test_a_warning_counts_when_it_is_to(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is only strange is said and exits 0; with ``--strict`` it exits 1."""
+    (config / "config.json").write_text('{"telemetry_enabled": false}')
+    assert cli.main(["check"]) == cli.DONE
+    said = capsys.readouterr()
+    assert "warning: " in said.err
+    assert "telemetryEnabled" in said.err
+    assert "no problem, 1 warning" in said.out
+    assert cli.main(["check", "--strict"]) == cli.PROBLEM
+    capsys.readouterr()
+    assert cli.main(["check", "--json"]) == cli.DONE
+    assert [one["level"] for one in json.loads(capsys.readouterr().out)] == ["warning"]
