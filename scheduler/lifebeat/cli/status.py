@@ -43,7 +43,8 @@ def status(args: argparse.Namespace) -> int:
         console.say_json({"summary": summary(application, found)} | shown)
     else:
         console.say(summary(application, found))
-        console.say(console.pairs({name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}))
+        told = {name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}
+        console.say(console.pairs(told))
     return PROBLEM if problem else DONE
 
 
