@@ -53,7 +53,7 @@ def test_check_names_every_problem(config: Path, capsys: pytest.CaptureFixture[s
         "config/jobs.yaml:6:10",
         "config/jobs.yaml:7:12",
     ]
-    assert "did you mean 'every'?" in lines[2]
+    assert "did you mean 'every'" in lines[2]
 
 
 def test_check_tells_programs(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
