@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("wheel")  # built once, not once in each worker
 
 PLACES = {"scheduler/lifebeat": "lifebeat", "jobs/lifebeat_jobs": "lifebeat_jobs", "config": "lifebeat/config"}
-SHIPPED = ("**/*.py", "**/py.typed", "jobs.yaml", "defaults.yaml", "deployments/*.yaml", "**/*.schema.json")
+SHIPPED = (
+    "**/*.py",
+    "**/py.typed",
+    "jobs.yaml",
+    "jobs.json",
+    "defaults.yaml",
+    "deployments/*.yaml",
+    "**/*.schema.json",
+)
 NEEDED = {
     "lifebeat/py.typed",
     "lifebeat/cli/main.py",
