@@ -59,13 +59,8 @@ REACHES = {
 }
 _PUBLIC = {"_replace", "_asdict", "_make", "_fields", "_exit"}  # as the standard library says
 # What is not right yet, so that the list can only get shorter.
-UPWARD: set[tuple[str, str]] = {
-    ("lifebeat.storage.state_dir", "lifebeat.settings.table"),
-}
-KNOWN_ELSEWHERE: set[tuple[str, str]] = {
-    ("lifebeat.once.claims", "sqlite3"),
-    ("lifebeat_jobs.outbox", "sqlite3"),
-}
+UPWARD: set[tuple[str, str]] = set()
+KNOWN_ELSEWHERE: set[tuple[str, str]] = set()
 
 
 def files() -> dict[str, Path]:

@@ -173,8 +173,7 @@ class Delivery:
         if answer.status in REJECTED:
             return self._isolate(entries, answer, ask)
         wait = pause(answer, max(entry.attempts for entry in entries), draw=self.draw)
-        until = self.context.clock.time() + wait
-        self.outbox.postponed([one.uuid for one in entries], until=until, answer=answer.words, status=answer.status)
+        self.outbox.postponed([one.uuid for one in entries], wait=wait, answer=answer.words, status=answer.status)
         self._begin_outage(host, answer, wait)
         return False
 
@@ -245,10 +244,9 @@ def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
     After an attempt that failed, what was behind it in the queue waits as long as it does: a long queue is no reason
     to ask more often.
     """
-    due = outbox.waiting().next_attempt
-    if due is None:
+    own = outbox.waiting().due_in
+    if own is None:
         return None
-    own = due - context.clock.time()
     held = max(resting(context, outbox, FAILING, ASKED), _left_of_boot(outbox, context.clock))
     return timedelta(seconds=max(own, held, 1.0))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from lifebeat.context import JobContext
 
-FILE_NAME = "outbox.sqlite3"
+FILE_NAME = statedir.DATABASE_FILE
 DELIVERY = "telemetry:delivery"  # no job in a job file can have that ID
 SETTLING = timedelta(milliseconds=150)  # of the time for the last flush, kept for writing down what came of it
 ON_TIME = timedelta(minutes=1)

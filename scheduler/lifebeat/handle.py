@@ -168,7 +168,7 @@ class Lifebeat:
             config_dir=source.config_dir,
             app_name=settings.app_name,
         )
-        return found.path is None or not (found.path / statedir.OUTBOX_FILE).exists()
+        return found.path is None or not (found.path / statedir.DATABASE_FILE).exists()
 
     # -- for attach --------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,9 @@ HOST = """
 
 def entries(installation: Installation) -> list[Entry]:
     """What the outbox knows of."""
-    return Outbox(installation.config / "outbox.sqlite3", clock=SystemClock(), warn=print).entries(limit=100_000)
+    return Outbox(installation.config / "lifebeat/lifebeat.sqlite3", clock=SystemClock(), warn=print).entries(
+        limit=100_000
+    )
 
 
 def recorded(installation: Installation) -> dict[str, str]:
@@ -62,7 +64,7 @@ def kill_at_random(
         time.sleep(dice.uniform(0.2, 1.2))  # the moment of the kill is the experiment
         process.kill()
         process.communicate()
-        known |= recorded(installation) if (installation.config / "outbox.sqlite3").exists() else {}
+        known |= recorded(installation) if (installation.config / "lifebeat/lifebeat.sqlite3").exists() else {}
     receiver.resume()
     return known
 
@@ -133,7 +135,9 @@ def test_kill_after_sending(
     process = installation.script(HOST)
     eventually(lambda: gated.batches)
     # With this nothing can be written down: the answer arrives, and there it stops.
-    with contextlib.closing(sqlite3.connect(installation.config / "outbox.sqlite3", isolation_level=None)) as held:
+    with contextlib.closing(
+        sqlite3.connect(installation.config / "lifebeat/lifebeat.sqlite3", isolation_level=None)
+    ) as held:
         if answered:
             held.execute("BEGIN EXCLUSIVE")
             gated.open.set()

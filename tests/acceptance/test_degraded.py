@@ -116,7 +116,7 @@ def test_full_disk(installation: Installation, receiver: PostHogServer) -> None:
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
 def test_corrupt_outbox(installation: Installation, receiver: PostHogServer, content: bytes) -> None:
     """A corrupt outbox is set aside under a new name, that is said once, and telemetry goes on."""
-    (installation.config / "outbox.sqlite3").write_bytes(content)
+    (installation.config / "lifebeat/lifebeat.sqlite3").write_bytes(content)
     lines = said(installation)
     assert len(lines) == 1, lines
     assert receiver.names() == ["startup", "shutdown"]
@@ -159,7 +159,9 @@ def test_fifty_events_of_an_outage_are_never_sent_after_an_opt_out(
     from hosts import eventually
     from test_crash import recorded
 
-    eventually(lambda: (installation.config / "outbox.sqlite3").exists() and len(recorded(installation)) >= 50)
+    eventually(
+        lambda: (installation.config / "lifebeat/lifebeat.sqlite3").exists() and len(recorded(installation)) >= 50
+    )
     assert installation.run("setconfig", "telemetryEnabled", "false", "--config", "config")[0] == 0
     receiver.accept_again()
     process.terminate()

@@ -153,7 +153,7 @@ class Stop:
     @property
     def outbox_path(self) -> Path:
         """The outbox's file."""
-        return self.installation.config / "outbox.sqlite3"
+        return self.installation.config / "lifebeat/lifebeat.sqlite3"
 
     @property
     def outbox(self) -> Outbox:

@@ -69,7 +69,7 @@ def test_nothing_is_attempted_any_more(installation: Installation, receiver: Pos
     eventually(lambda: receiver.events)
     end(process)
     assert installation.run("setconfig", "telemetryEnabled", "false")[0] == 0
-    for path in installation.config.glob("outbox.sqlite3*"):
+    for path in (installation.config / "lifebeat").glob("lifebeat.sqlite3*"):
         path.unlink()
     code, out, _ = installation.run("prove-off")
     assert code == 0, out

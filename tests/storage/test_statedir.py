@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lifebeat.storage.locks import held
-from lifebeat.storage.state_dir import ID_FILE, StateDir, StateNotWritable, agree_on_id, make, read_id, state_dir
+from lifebeat.storage.state_dir import (
+    ID_FILE,
+    StateDir,
+    StateNotWritable,
+    agree_on_id,
+    dies_with_container,
+    make,
+    read_id,
+    state_dir,
+)
 from test_configfile import DENY, FLOCK, names, needs_denial, needs_mounts, run, shared, together
 
 if TYPE_CHECKING:
@@ -50,7 +59,7 @@ def test_order(tmp_path: Path, blocked: Path) -> None:
     assert look(config, str(tmp_path / "own"), environ) == StateDir(tmp_path / "own", "telemetryStateDir")
     assert look(config, environ=environ) == StateDir(systemd, "$STATE_DIRECTORY")
     environ["STATE_DIRECTORY"] = str(blocked)
-    assert look(config, environ=environ) == StateDir(config, "the config directory")
+    assert look(config, environ=environ) == StateDir(config / "lifebeat", "the config directory")
     found = look(blocked, environ=environ)
     assert found.reason == "the fallback in $HOME"
     assert found.path is not None
@@ -72,7 +81,7 @@ def test_setting_that_cannot_be_used(tmp_path: Path, place: str) -> None:
     found = look(tmp_path, str(path), {"STATE_DIRECTORY": str(tmp_path), "HOME": str(tmp_path)})
     assert found == StateDir(
         None,
-        f"telemetryStateDir is {str(path)!r}, which cannot be used (Not a directory); "
+        f"telemetryStateDir, {str(path)!r}, cannot be used (Not a directory); "
         "set telemetryStateDir to a directory that this user can write",
     )
 
@@ -159,8 +168,8 @@ tell(sys.argv[1] + "/below")
     shared.chmod(0o755)
     assert len(said) == 4
     for line in said[:2]:
-        assert line.startswith(f"telemetryStateDir is {str(shared)!r}, which is not writable; set")
-    assert f"which is not writable (nor {str(shared)!r}, in which it would be made)" in said[2]
+        assert line.startswith(f"telemetryStateDir, {str(shared)!r}, is not writable; set")
+    assert f"is not writable (nor {str(shared)!r}, in which it would be made)" in said[2]
     assert "cannot be used (Permission denied)" in said[3]
 
 
@@ -178,7 +187,7 @@ tell(sys.argv[1])
     said = run(LOOK + program, tmp_path, prefix=("unshare", "-m")).splitlines()
     assert len(said) == 4
     for line in said:
-        assert "which is on a read-only file system; set telemetryStateDir to" in line
+        assert "is on a read-only file system; set telemetryStateDir to" in line
 
 
 # -- the instance ID -------------------------------------------------------------------------------------------------
@@ -336,3 +345,56 @@ except StateNotWritable as error:
     assert os.strerror(errno.EACCES) in run(program, path, OTHER)
     path.chmod(0o600)
     assert path.read_text() == f"{ONE}\n"
+
+
+# -- where it lies ---------------------------------------------------------------------------------------------------
+
+
+def test_directory_that_every_user_may_write(tmp_path: Path) -> None:
+    """In such a directory, as volumes often are, a folder of our own is used, for us alone."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    found = look(tmp_path, environ={"STATE_DIRECTORY": str(volume)}, create=True)
+    assert found == StateDir(volume / "lifebeat", "$STATE_DIRECTORY")
+    assert stat.S_IMODE((volume / "lifebeat").stat().st_mode) == 0o700
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    """A config directory with such a name has its state below it, or in a directory of its own below home."""
+    config = type(tmp_path)(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    assert look(config, create=True).path == config / "lifebeat"
+    assert look(config / "lifebeat" / "x\0y", environ={"HOME": str(tmp_path)}).reason == "the fallback in $HOME"
+
+
+CONTAINER = r"""
+21 1 0:30 / / rw,relatime - overlay overlay rw,lowerdir=/a
+22 21 0:31 / /proc rw - proc proc rw
+23 21 8:1 /volumes/a /var/lib/my\040app rw - ext4 /dev/sda1 rw
+24 21 0:40 / /scratch rw - tmpfs tmpfs rw
+"""
+MACHINE = """
+21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+24 21 0:40 / /scratch rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("mounts", "path", "sign", "dies"),
+    [
+        (CONTAINER, "/app/config/lifebeat", True, True),
+        (CONTAINER, "/var/lib/my app/lifebeat", True, False),
+        (CONTAINER, "/var/lib/my apple", True, True),
+        (CONTAINER, "/scratch/state", True, True),
+        (MACHINE, "/app/config/lifebeat", True, True),
+        (MACHINE, "/app/config/lifebeat", False, False),
+        (MACHINE, "/scratch/state", False, False),
+    ],
+)
+def test_state_that_dies_with_its_container(tmp_path: Path, mounts: str, path: str, sign: bool, dies: bool) -> None:
+    """What lies on a container's own layer, or in its memory, dies with it; what is mounted from outside stays."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(mounts.lstrip())
+    if sign:
+        (tmp_path / ".dockerenv").touch()
+    assert dies_with_container(type(tmp_path)(path), {}, root=tmp_path) is dies

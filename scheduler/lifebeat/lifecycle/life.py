@@ -365,7 +365,7 @@ class Life:
             return
         specs = [spec for spec in application.load().specs if spec.is_telemetry]
         context = application.context("withdrawn")
-        if context.state_dir is None or not (context.state_dir / statedir.OUTBOX_FILE).exists():
+        if context.state_dir is None or not (context.state_dir / statedir.DATABASE_FILE).exists():
             return  # nothing is pending, and off makes no thread
         for withdrawn in offers(specs, "withdrawn"):
             self._background("withdrawn", partial(withdrawn, context))

@@ -1,308 +1,190 @@
-"""One application of many processes on a host: who is the first in, who the last out, who runs a job's instant.
+"""The processes of one machine: who is in, by a shared file lock, and whose an instant is, by a row in the database.
 
 Members hold a shared ``flock`` on one file, which the kernel drops when a process dies; so ``kill -9`` needs no
-clean-up. They come and go one at a time, through a gate that is a lock as well: who can have the members' lock all to
-itself is alone, the first in or the last out. What has to be remembered (the run, the claims) is in a small SQLite
-database that is opened only inside the gate.
+clean-up. They join and leave one at a time, inside a transaction of the database: who can have the lock all to itself
+then is alone, the first in or the last out. What has to be remembered (the run, the claims) stands in that database.
 
-Reloads. A server that reloads starts new workers and at once stops the old ones. So the last one out looks for *heirs*:
-processes of its kind that are starting and have not come yet (``processes``). It hands the run over and waits,
-within its time, what becomes of them: one comes (others remain), all die (it was the last after all), or neither yet.
-Whoever was starting at that moment continues the run whenever it comes. If a process that started later comes first,
-the heirs never came: it begins a new run and is told of the one that nobody ended.
+Reloads. A server that reloads starts new workers and at once stops the old ones. So the last one out looks for
+*successors*: processes of its kind that are starting and have not joined yet (``processes``). It leaves the run to
+them, and is not the last. Whoever was starting at that moment continues the run when it joins. If a process that
+started later joins first, the successors never came: it begins a new run and is told of the one that nobody ended.
 
 What this cannot see: a server whose *only* worker is recycled (gunicorn's ``max_requests`` with one worker) starts the
 successor when the old one has ended. Nobody is coming while that one leaves, nor does it differ from a stop; so that is
 a shutdown and a startup. Two workers, or a master that has joined as well, are enough to avoid it. So it is without
-``/proc`` (macOS, BSD) at any reload in which all old workers have left before a new one has come.
+``/proc`` (macOS, BSD) at any reload in which all old workers have left before a new one has joined.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
+import logging
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lifebeat.clock import Moment, now
-from lifebeat.errors import LifebeatError
-from lifebeat.once import processes as siblings
-from lifebeat.once import protocol
-from lifebeat.once.claims import Arrival, Departure, Handover, Roster, Unfinished
-from lifebeat.once.protocol import Joined, RunInstant
-from lifebeat.storage.forks import guard
+from lifebeat import clock as clocks
+from lifebeat.once import rows
+from lifebeat.once.protocol import Unavailable
+from lifebeat.storage import state_dir
+from lifebeat.storage.forks import in_child
 from lifebeat.storage.locks import FileLock
+from lifebeat.storage.sqlite import Database, DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from lifebeat.clock import Clock
+    from lifebeat.once.protocol import Joined, RunInstant
+    from lifebeat.storage.sqlite import Access, Connection
 
-__all__ = ["Arrival", "Departure", "Presence", "PresenceUnavailable", "Unfinished"]
-
-# A claim that gives up lets a job run twice, and on a machine with too much to do it was seen to take seven seconds.
-_CLAIM_TIMEOUT = 15.0
-_GATE_POLL = 0.002
+T = TypeVar("T")
+LOCK_FILE = "lock"
+# A claim that gives up is asked again, and on a machine with too much to do one was seen to take seven seconds.
+CLAIM_TIMEOUT = 15.0
 _POLL = 0.02
 # How long the last of several that leave together waits for others that are being started in their place.
 _PATIENCE = 0.8
 
 
-class PresenceUnavailable(LifebeatError):
-    """The state directory cannot be used for this; the process counts as an application of its own."""
-
-
-class Presence:
-    """The processes of one application, which share a directory.
+class FileCoordinator:
+    """What the processes of one application on one machine agree on, in a directory that they share.
 
     A forked child is not what its parent is: it has not joined, and may join by itself. A master process that wants to
     keep the application together joins as well. ``join`` and ``leave`` are for one thread at a time, the rest for any.
 
     Args:
         directory: The state directory, the same for all processes; made if it is not there.
-        clock: For the times that are told and kept.
-        key: Which application, where several share a directory: letters, digits, ``.``, ``_`` and ``-``.
-
-    Raises:
-        ValueError: ``key`` has other characters in it.
+        clock: For the times that are returned and kept.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock, key: str = "application") -> None:
-        if not re.fullmatch(r"[\w.-]+", key, re.ASCII):
-            raise ValueError(f"Presence: key is {key!r}, must be letters, digits, '.', '_' and '-': it names files")
-        name = "presence" if key == "application" else f"presence-{key}"
+    def __init__(self, directory: Path, *, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
-        self._gate = directory / f"{name}.gate"
-        self._queue = directory / f"{name}.queue"
-        self._roster = Roster(directory / f"{name}.sqlite3")
-        self._lock = FileLock(directory / f"{name}.lock")
-        self._joined: tuple[int, Arrival] | None = None
+        self._database = Database(directory / state_dir.DATABASE_FILE, rows.SCHEMA, warn=_warn)
+        self._lock = FileLock(directory / LOCK_FILE)
+        self._joined: Joined | None = None
+        in_child(self.close)  # a child is not in; the lock sees to itself
 
-    def join(self, timeout: float = 5.0) -> Arrival:
-        """Come in; a process that is in already is told the same again.
+    def start(self, run: RunInstant) -> None:
+        """Do nothing: what is claimed here is run here."""
 
-        Args:
-            timeout: Seconds to wait, at most, for others that come or go.
+    def join(self, timeout: float) -> Joined:
+        """Join the application within ``timeout`` seconds; a process that is in already gets the same answer.
 
         Raises:
-            PresenceUnavailable: The directory cannot be used, or was not free within ``timeout``. Not joined then.
+            Unavailable: The directory cannot be used, or was not free in time. Not joined then; it may be asked again.
         """
-        if (arrival := self._arrival()) is None:
+        if self._joined is None:
             deadline = time.monotonic() + timeout
-            with self._inside(timeout):
-                try:
-                    arrival = self._arrive(deadline)
-                except BaseException:
-                    _drop(self._lock)
-                    raise
-            self._joined = (os.getpid(), arrival)
-        return arrival
+            try:
+                while (joined := self._change(self._try_to_join, deadline)) is None and time.monotonic() < deadline:
+                    time.sleep(_POLL)
+            except BaseException:
+                self._lock.release()
+                raise
+            if joined is None:
+                raise Unavailable(f"{self._lock.path}: another process holds it for itself; try again")
+            self._joined = joined
+        return self._joined
 
-    def leave(self, timeout: float = 1.0) -> Departure:
-        """Go out; true for the last one out. For a process that is not in, nothing happens: others remain.
+    def leave(self, timeout: float) -> bool:
+        """Leave the application within ``timeout`` seconds; return whether this was the last process.
 
-        Args:
-            timeout: Seconds to wait, at most, for others that come or go, and for those that are starting.
-
-        Raises:
-            PresenceUnavailable: The directory cannot be used, or was not free within ``timeout``. It is out all the
-                same, but whether it was the last one is not known.
+        Where the database cannot be used, being alone is all that can be known, and is the answer.
         """
-        if self._arrival() is None:
-            return Departure.OTHERS_REMAIN
-        self._joined = None
+        if self._joined is None:
+            return False
         deadline = time.monotonic() + timeout
+        patient_until = time.monotonic() + min(timeout / 2, _PATIENCE)
         try:
-            patient_until = time.monotonic() + min(timeout, _PATIENCE)
-            while (outcome := self._depart(deadline, patient_until)) is None:
+            while (last := self._change(partial(self._try_to_leave, patient_until), deadline)) is None:
                 time.sleep(_POLL)
+        except Unavailable:
+            last = self._joined is not None and self._lock.acquire()
         finally:
-            _drop(self._lock)
-        return outcome if isinstance(outcome, Departure) else self._settle(outcome, deadline)
+            self.close()
+        return last
 
-    def claim(self, job_id: str, instant: float) -> bool:
-        """Whether a job's instant is the caller's to run.
+    def agree(self, candidate: str) -> str:
+        """Return the instance ID that all processes agree on: the candidate, a UUID, if there was none."""
+        try:
+            return state_dir.agree_on_id(self._directory / state_dir.ID_FILE, candidate)
+        except state_dir.StateNotWritable as error:
+            raise Unavailable(str(error)) from error
+
+    def claim(self, job_id: str, instant: int) -> bool:
+        """Claim an instant, and return whether the caller is to run it now.
 
         True for one caller over all processes and restarts, as long as the instant is among the last 100 claimed for
         that job. Which those are does not depend on the time, so that a clock that jumps forth and back harms nothing.
-
-        Args:
-            job_id: The job.
-            instant: When it is due, in seconds since the Unix epoch: the same number from everyone who asks.
-
-        Raises:
-            PresenceUnavailable: The directory cannot be used, or was not free within 15 seconds.
         """
-        with self._inside(_CLAIM_TIMEOUT):
-            return self._roster.claim(job_id, instant)
-
-    def last_claim(self, job_id: str) -> float | None:
-        """The latest instant claimed for a job, to catch up after a downtime; ``None`` if there is none.
-
-        Instants that lie in the future, from a clock that was ahead, do not count.
-
-        Raises:
-            PresenceUnavailable: The directory cannot be used, or was not free within 15 seconds.
-        """
-        with self._inside(_CLAIM_TIMEOUT):
-            return self._roster.last_claim(job_id, until=self._clock.time())
-
-    def _arrival(self) -> Arrival | None:
-        return self._joined[1] if self._joined is not None and self._joined[0] == os.getpid() else None
-
-    def _arrive(self, deadline: float) -> Arrival:
-        alone = self._enter(deadline)
-        arrival = self._roster.arrive(alone=alone, at=self._clock.time())
-        # Changing how a lock is held is not atomic, but nobody else tries for it outside the gate.
-        if alone and not self._lock.acquire(shared=True, timeout=max(0.0, deadline - time.monotonic())):
-            raise self._unavailable("somebody else holds it who should not")
-        return arrival
-
-    def _enter(self, deadline: float) -> bool:
-        """Take the members' lock, and say whether nobody else has it."""
-        while True:
-            if _take(self._lock):
-                return True
-            if _take(self._lock, shared=True):
-                return False
-            # A last one out that started a program in the same moment: that keeps the lock until its exec.
-            if time.monotonic() >= deadline:
-                raise self._unavailable("somebody has held it all the time")
-            time.sleep(_POLL)
-
-    def _depart(self, deadline: float, patient_until: float) -> Departure | Handover | None:
-        """Try to go; ``None`` if it is too early to say how, and this process is still in."""
-        with self._inside(max(_POLL, deadline - time.monotonic())):
-            # If others have it too, trying has given up our share.
-            if not _take(self._lock):
-                # Only for the patience of the last one: on a full disk this one is still not the last.
-                with contextlib.suppress(OSError):
-                    self._roster.leave_to_others(at=self._clock.time())
-                _drop(self._lock)
-                return Departure.OTHERS_REMAIN
-            outcome = self._roster.depart(at=self._clock.time(), may_wait=time.monotonic() < patient_until)
-            if outcome is None:
-                _take(self._lock, shared=True)
-            else:
-                _drop(self._lock)
-        return outcome
-
-    def _settle(self, handover: Handover, deadline: float) -> Departure:
-        """Wait what becomes of the heirs, until the deadline."""
-        try:
-            while (outcome := self._look(handover, deadline)) is None and time.monotonic() < deadline:
-                time.sleep(_POLL)
-        except PresenceUnavailable:
-            outcome = None
-        return Departure.HANDED_OVER if outcome is None else outcome
-
-    def _look(self, handover: Handover, deadline: float) -> Departure | None:
-        heirs_live = any(map(siblings.lives, handover.heirs))
-        with self._inside(max(_POLL, deadline - time.monotonic())):
-            return self._roster.outcome(handover, heirs_live=heirs_live)
-
-    @contextlib.contextmanager
-    def _inside(self, timeout: float) -> Generator[None]:
-        """The gate: one process at a time."""
-        # Who wants the gate waits in the queue, which holds one: a process that comes back again and again would
-        # otherwise find the gate free each time, and those who look now and then never.
-        queue, gate = FileLock(self._queue), FileLock(self._gate)
-        deadline = time.monotonic() + timeout
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for lock in (queue, gate):
-                while not _take(lock):
-                    if time.monotonic() >= deadline:
-                        raise self._unavailable(f"other processes have held {lock.path.name!r} for {timeout:.3g} s")
-                    time.sleep(_GATE_POLL)
-            _drop(queue)
-            yield
-        except OSError as error:
-            raise self._unavailable(str(error)) from error
-        finally:
-            _drop(queue)
-            _drop(gate)
-
-    def _unavailable(self, reason: str) -> PresenceUnavailable:
-        return PresenceUnavailable(
-            f"presence in {str(self._directory)!r}: {reason}; every process of the application must be able to write "
-            "there: set telemetryStateDir to a directory where they can"
-        )
-
-
-def _take(lock: FileLock, *, shared: bool = False) -> bool:
-    with guard:
-        return lock.acquire(shared=shared)
-
-
-def _drop(lock: FileLock) -> None:
-    with guard:
-        lock.release()
-
-
-class FileCoordinator:
-    """A stand-in on ``Presence``, until the coordinator of files is there."""
-
-    def __init__(self, directory: Path, *, clock: Clock) -> None:
-        self._clock = clock
-        self._presence = Presence(directory, clock=clock)
-
-    def start(self, run: RunInstant) -> None:
-        """Need nothing."""
-
-    def join(self, timeout: float) -> Joined:
-        with _unavailable():
-            found = self._presence.join(timeout)
-        here = now(self._clock)
-
-        def moment(wall: float) -> Moment:
-            return Moment(wall, here.boot - (here.wall - wall), here.boot_id)
-
-        earlier = found.unfinished
-        return Joined(
-            found.first,
-            moment(found.started_at),
-            found.run,
-            None
-            if earlier is None
-            else protocol.Unfinished(earlier.run, moment(earlier.started_at), moment(earlier.left_at)),
-        )
-
-    def agree(self, candidate: str) -> str:
-        return candidate
-
-    def claim(self, job_id: str, instant: int) -> bool:
-        with _unavailable():
-            return self._presence.claim(job_id, instant / 1e6)
+        return self._run(partial(rows.claim, job_id, instant, self._now()), "create", missing=False)
 
     def skip(self, job_id: str, instant: int) -> None:
-        self.claim(job_id, instant)
+        """Count an instant as done without a run."""
+        self._run(partial(rows.skip, job_id, instant), "create", None)
 
     def end(self, job_id: str, instant: int) -> None:
-        """Need nothing."""
+        """Note that a claimed run has ended."""
+        self._run(partial(rows.end, job_id, instant), "update", None)
 
     def latest(self, job_id: str) -> int | None:
-        with _unavailable():
-            last = self._presence.last_claim(job_id)
-        return None if last is None else round(last * 1e6)
+        """Return the latest instant claimed for a job, none in the future; ``None`` if there is none."""
+        return self._run(partial(rows.latest, job_id, self._now()), "read", None)
 
-    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - nothing runs here
+    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - the protocol's
+        """Return true: no engine brings runs here."""
         return True
 
-    def leave(self, timeout: float) -> bool:
-        with _unavailable():
-            return bool(self._presence.leave(timeout))
-
     def close(self) -> None:
-        """Need nothing."""
+        """Be out without a word, as a process that was killed is."""
+        self._joined = None
+        self._lock.release()
+
+    # -- inside the transaction, in which one process is at a time ---------------------------------------------
+
+    def _try_to_join(self, connection: Connection) -> Joined | None:
+        alone = self._lock.acquire()
+        # Changing how a lock is held is not atomic, but nobody else tries for it outside the transaction. Only a last
+        # one out that started a program in the same moment keeps it until its exec.
+        if not self._lock.acquire(shared=True):
+            return None
+        return rows.join(connection, alone=alone, now=clocks.now(self._clock))
+
+    def _try_to_leave(self, patient_until: float, connection: Connection) -> bool | None:
+        """Return whether this was the last; ``None`` if it is too early to say, and this process is still in."""
+        if self._joined is None:  # it was out already, when the file was moved away
+            return False
+        now = clocks.now(self._clock)
+        if not self._lock.acquire():
+            self.close()  # now, or the next to leave would still find us in
+            rows.leave_to_others(connection, now)
+            return False
+        last = rows.leave(connection, now, self._clock, may_wait=time.monotonic() < patient_until)
+        if last is None:
+            self._lock.acquire(shared=True)
+        return last
+
+    # -- the database ------------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._clock.time() * 1_000_000)
+
+    def _change(self, work: Callable[[Connection], T], deadline: float) -> T | None:
+        return self._run(work, "create", None, timeout=max(deadline - time.monotonic(), 0.0))
+
+    def _run(self, work: Callable[[Connection], T], access: Access, missing: T, timeout: float = CLAIM_TIMEOUT) -> T:
+        sync: Literal["NORMAL"] = "NORMAL"  # nobody waits for the disk longer than the safety of the file needs
+        try:
+            return self._database.run(work, access, missing, timeout=timeout, sync=sync)
+        except DatabaseUnavailable as error:
+            raise Unavailable(
+                f"{error}; every process of the application must be able to write in {str(self._directory)!r}"
+            ) from error
+        except OSError as error:  # of the lock
+            raise Unavailable(f"{self._lock.path}: cannot be locked: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def _unavailable() -> Generator[None]:
-    try:
-        yield
-    except PresenceUnavailable as error:
-        raise protocol.Unavailable(str(error)) from error
+def _warn(message: str) -> None:
+    logging.getLogger("lifebeat").warning("%s", message)

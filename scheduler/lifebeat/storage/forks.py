@@ -6,11 +6,12 @@ import importlib
 import os
 import threading
 import weakref
+from types import MethodType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import MethodType, ModuleType
+    from types import ModuleType
 
 # A thread that hangs in a disk or an import must not keep the application from forking for ever.
 PATIENCE = 5.0
@@ -64,11 +65,8 @@ class Guard:
         self._depths = {thread: depth for thread, depth in self._depths.items() if thread == me}
         self._changed = threading.Condition()
         self._is_forking = False
-        for find in list(_resets):
-            reset = find()
-            if reset is None:
-                _resets.remove(find)
-            else:
+        for find in _resets:
+            if (reset := find()) is not None:
                 reset()
 
 
@@ -78,8 +76,8 @@ guard = Guard()
 
 def in_child(reset: Callable[[], None]) -> None:
     """Call a function in every forked child, before it goes on; a bound method does not keep its object alive."""
-    method: MethodType | None = reset if hasattr(reset, "__self__") else None  # type: ignore[assignment]
-    _resets.append((lambda: reset) if method is None else weakref.WeakMethod(method))
+    _resets[:] = [find for find in _resets if find() is not None]
+    _resets.append(weakref.WeakMethod(reset) if isinstance(reset, MethodType) else lambda: reset)
 
 
 def importing(name: str) -> ModuleType:

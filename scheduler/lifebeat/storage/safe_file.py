@@ -130,7 +130,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, unless: Callable[[], bo
     if like is not None and not os.access(real, os.W_OK):
         _refuse_writing(real)
     try:
-        with temporary(real, data, mode, like) as made:
+        with _temporary(real, data, mode, like) as made:
             if unless is not None and unless():
                 return False
             made.replace(real)
@@ -144,6 +144,24 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, unless: Callable[[], bo
         _write_in_place(real, data)
     else:
         sync_directory(real.parent)
+    return True
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
+    """Make a file that is complete from the first moment, and return whether it was made: not if there is one.
+
+    Raises:
+        WrongOwner: It cannot be given to the owner of the directory.
+        OSError: It cannot be made.
+    """
+    with _temporary(path, data, mode, None) as made:
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            return write(path, data, mode=mode, unless=path.exists)
+    sync_directory(path.parent)
     return True
 
 
@@ -223,7 +241,7 @@ def _read_all(path: Path, read_some: Callable[[int], bytes | None], limit: int) 
 
 
 @contextlib.contextmanager
-def temporary(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None) -> Iterator[Path]:
     """Make a complete file on the disk beside ``path``; it is gone afterwards if it has not been moved."""
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""Where the outbox lives, and the instance ID where config cannot be written."""
+"""Where the state lives, in a folder of its own, and the instance ID where config cannot be written."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import errno
 import os
 import re
 import stat
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lifebeat.errors import LifebeatError
-from lifebeat.settings.table import BY_NAME
+from lifebeat.storage import safe_file
 from lifebeat.storage.locks import held
-from lifebeat.storage.safe_file import sweep, sync_directory, temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+FOLDER = "lifebeat"
+DATABASE_FILE = "lifebeat.sqlite3"
 ID_FILE = "instance-id"
-OUTBOX_FILE = "outbox.sqlite3"
 _REMEDY = "set telemetryStateDir to a directory that this user can write"
 _LOCK_TIMEOUT = 2.0
+_ID_LIMIT = 1000
+_LAYERS = frozenset({b"overlay", b"fuse.fuse-overlayfs", b"aufs"})
+_CONTAINERS = frozenset({"docker", "podman", "oci"})  # those that are replaced, not updated
 
 
 class StateNotWritable(LifebeatError):
@@ -47,10 +51,10 @@ def state_dir(
     app_name: str | None,
     create: bool = False,
 ) -> StateDir:
-    """The first directory that can be written: the setting's, systemd's, the config directory, one below home.
+    """Return the first directory that can be written: the setting's, systemd's, one below config, one below home.
 
     What the setting names is used or nothing is; the others are tried in their order. A directory that is missing
-    counts if it could be made.
+    counts if it could be made. In one that every user may write, a folder of our own is used.
 
     Args:
         setting: ``telemetryStateDir``; relative to the config directory, or to home with ``~/``. ``None`` for none.
@@ -60,17 +64,16 @@ def state_dir(
         create: Make the directory, with mode 0700. Without, this only looks.
     """
     if setting:
-        path = _named(setting, environ, config_dir)
-        reason = _refusal(path, create=create)
-        if reason is not None:
-            return StateDir(None, f"telemetryStateDir is {str(path)!r}, which {reason}; {_REMEDY}")
-        return StateDir(path, "telemetryStateDir")
+        named = [(_named(setting, environ, config_dir), "telemetryStateDir")]
+    else:
+        named = list(_candidates(environ, config_dir, app_name))
     refused: list[str] = []
-    for path, origin in _candidates(environ, config_dir, app_name):
+    for directory, origin in named:
+        path = _private(directory)
         reason = _refusal(path, create=create)
         if reason is None:
             return StateDir(path, origin)
-        refused.append(f"{origin}, {str(path)!r}, {reason}")
+        refused.append(f"{origin}, {safe_file.printable(path)!r}, {reason}")
     return StateDir(None, f"{'; '.join(refused)}; {_REMEDY}")
 
 
@@ -81,25 +84,26 @@ def make(path: Path) -> None:
         StateNotWritable: It cannot be made.
     """
     try:
-        _make(path)
+        safe_file.make_directory(path)
     except OSError as error:
         raise _not_writable(path, error) from error
 
 
 def read_id(path: Path) -> str | None:
-    """The instance ID in the file ``path``; ``None`` if there is no file, or no ID in it."""
+    """Return the instance ID in the file ``path``; ``None`` if there is no file, or no ID in it."""
     try:
-        return _read_id(path)
-    except OSError:
+        return _parse((safe_file.read(path, limit=_ID_LIMIT) or b"").decode().strip())
+    except (safe_file.CannotRead, ValueError):
         return None
 
 
-def agree_on_id(path: Path, candidate: str) -> str:
+def agree_on_id(path: Path, candidate: str, *, timeout: float = _LOCK_TIMEOUT) -> str:
     """Keep an instance ID; processes that start together agree on one, and none sees half of it.
 
     Args:
         path: The file; what is no ID in it, after a power cut, is replaced.
         candidate: The UUID to keep if there is none.
+        timeout: Seconds to wait for other processes.
 
     Returns:
         The ID that is kept, on the disk.
@@ -112,13 +116,49 @@ def agree_on_id(path: Path, candidate: str) -> str:
     if found is not None:
         return found
     make(path.parent)
+    data = f"{candidate}\n".encode()
     try:
-        found = _settle(path, candidate)
-        sweep(path)
+        if not os.path.lexists(path) and safe_file.write_new(path, data):
+            return candidate
+        return read_id(path) or _replace_id(path, data, timeout) or candidate
     except OSError as error:
         raise _not_writable(path, error) from error
-    sync_directory(path.parent)
-    return found
+
+
+def _replace_id(path: Path, data: bytes, timeout: float) -> str | None:
+    """Put an ID in the place of what is none, one process at a time; returns the one that another process has put."""
+    with held(path.parent, timeout=timeout) as alone:
+        if not alone:
+            raise StateNotWritable(f"{safe_file.printable(path)}: cannot be written: another process is; try again")
+        if (found := read_id(path)) is None:
+            safe_file.sweep(path)
+            safe_file.write(path, data)
+        return found
+
+
+def dies_with_container(path: Path, environ: Mapping[str, str], *, root: Path = Path("/")) -> bool:
+    """Return whether a directory lies on a container's own layer or in its memory, and is gone when it is replaced.
+
+    Args:
+        path: The directory; it need not exist.
+        environ: For the signs of a container in it.
+        root: Where ``/proc`` and the signs of a container in the file system are looked for.
+    """
+    try:
+        mounts = (root / "proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    place, best, kind = os.fsencode(os.path.realpath(path)) + b"/", b"", b""
+    for line in mounts:
+        fields, _, behind = line.partition(b" - ")
+        point = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), fields.split(b" ")[4])
+        if len(point) >= len(best) and place.startswith(point.rstrip(b"/") + b"/"):
+            best, kind = point, behind.split(b" ")[0]
+    if best == b"/" and kind in _LAYERS:  # outside a container that is a system started from a read-only image
+        return True
+    signs = (root / ".dockerenv", root / "run/.containerenv")
+    is_container = environ.get("container") in _CONTAINERS or "KUBERNETES_SERVICE_HOST" in environ
+    return (is_container or any(map(os.path.lexists, signs))) and (best == b"/" or kind == b"tmpfs")
 
 
 def _named(setting: str, environ: Mapping[str, str], config_dir: Path) -> Path:
@@ -132,7 +172,7 @@ def _candidates(environ: Mapping[str, str], config_dir: Path, app_name: str | No
     systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if systemd:
         yield Path(systemd), "$STATE_DIRECTORY"
-    yield config_dir, "the config directory"
+    yield config_dir / FOLDER, "the config directory"
     own, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
     name = _fallback_name(config_dir, app_name)
     if own.startswith("/"):
@@ -150,18 +190,30 @@ def _fallback_name(config_dir: Path, app_name: str | None) -> str:
     return f"{word or 'app'}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
 
 
+def _private(directory: Path) -> Path:
+    """Return a folder of our own in a directory that every user may write, such as a volume; else the directory."""
+    try:
+        mode = directory.stat().st_mode
+        is_public = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+        return directory / FOLDER if is_public and not (directory / DATABASE_FILE).exists() else directory
+    except (OSError, ValueError):
+        return directory
+
+
 def _refusal(path: Path, *, create: bool) -> str | None:
-    """Why a directory cannot be used; ``None`` if it can."""
+    """Return why a directory cannot be used; ``None`` if it can."""
     try:
         if create:
-            _make(path)
+            safe_file.make_directory(path)
         there = _nearest(path)
+        if os.access(there, os.W_OK | os.X_OK):
+            return None
+        place = "" if there == path else f" (nor {safe_file.printable(there)!r}, in which it would be made)"
+        why = "is on a read-only file system" if os.statvfs(there).f_flag & os.ST_RDONLY else "is not writable"
     except OSError as error:
         return f"cannot be used ({error.strerror})"
-    if os.access(there, os.W_OK | os.X_OK):
-        return None
-    place = "" if there == path else f" (nor {str(there)!r}, in which it would be made)"
-    why = "is on a read-only file system" if os.statvfs(there).f_flag & os.ST_RDONLY else "is not writable"
+    except ValueError:
+        return "cannot be used (its name has a NUL in it)"
     return f"{why}{place}"
 
 
@@ -180,46 +232,11 @@ def _nearest(path: Path) -> Path:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
-def _make(path: Path) -> None:
-    if not path.is_dir():
-        if path.parent != path:
-            _make(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-
-
-def _read_id(path: Path) -> str | None:
-    try:
-        return _parse(path.read_bytes().decode().strip())
-    except (FileNotFoundError, ValueError):
-        return None
-
-
 def _parse(text: str) -> str:
-    parsed: str = BY_NAME["telemetryInstanceId"].kind.parse(text)
-    return parsed
-
-
-def _settle(path: Path, candidate: str) -> str:
-    with temporary(path, f"{candidate}\n".encode()) as made:
-        try:
-            os.link(made, path)
-        except OSError as error:  # it is there already, or this file system has no links
-            found = _read_id(path)
-            return found if found is not None else _settle_alone(path, made, candidate, error)
-    return candidate
-
-
-def _settle_alone(path: Path, made: Path, candidate: str, error: OSError) -> str:
-    """Put the complete file in the place of a broken one, or where there are no links; one process at a time."""
-    with held(path.parent, timeout=_LOCK_TIMEOUT) as alone:
-        if not alone:
-            raise error
-        found = _read_id(path)
-        if found is not None:
-            return found
-        made.replace(path)
-    return candidate
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text) or not uuid.UUID(text).int:
+        raise ValueError(f"{text!r} is not a UUID")
+    return text.lower()
 
 
 def _not_writable(path: Path, error: OSError) -> StateNotWritable:
-    return StateNotWritable(f"{path}: cannot be written: {error.strerror}; {_REMEDY}")
+    return StateNotWritable(f"{safe_file.printable(path)}: cannot be written: {error.strerror}; {_REMEDY}")
