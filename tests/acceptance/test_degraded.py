@@ -91,7 +91,8 @@ def test_a_directory_of_somebody_else(installation: Installation, receiver: Post
     """Where config belongs to another user, state and ID live below home, the config stays, and nothing is lost."""
     home = installation.directory / "home"
     home.mkdir()
-    os.chown(installation.config, 65534, 65534)
+    for path in (installation.config, *installation.config.iterdir()):
+        os.chown(path, 65534, 65534)
     before = {path.name: path.read_bytes() for path in installation.config.iterdir()}
     for _ in range(2):
         assert said(installation, "setpriv", *WITHOUT_OVERRIDE, HOME=str(home)) == []

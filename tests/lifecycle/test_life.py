@@ -279,6 +279,19 @@ def test_shared_jobs_are_registered_after_the_start_jobs(config: Path) -> None:
     process.stop()
 
 
+def test_an_edit_before_the_start_jobs_registers_no_shared_job(config: Path) -> None:
+    """The ID that is written into the config file is an edit, and comes while the process is joining."""
+    jobs(config, "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 1h, once: application}\n")
+    process = Process(config).start(work=False)
+    assert process.life is not None
+    process.life._membership.join(1.0)
+    jobs(config, "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 2h, once: application}\n")
+    assert process.edit() == []
+    process.scheduler.work()
+    assert process.scheduler.calls == ["add b"]
+    process.stop()
+
+
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_join_that_failed_is_tried_again(config: Path, times: int) -> None:
     """A disk that was full at the start and has room later: one startup, one shutdown, and it is said once each."""

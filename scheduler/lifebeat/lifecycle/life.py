@@ -76,6 +76,7 @@ class Life:
         self._lock = threading.RLock()
         self._ending: Ending | None = None
         self._is_over = False
+        self._is_in = False  # joined, and the start jobs have run
         self._started = clocks.now(application.clock)
         self._specs: list[JobSpec] = []
         self._plan: Plan = {}
@@ -123,6 +124,7 @@ class Life:
             if joined.first:
                 self._run_start_jobs()
         with self._lock:
+            self._is_in = joined is not None
             if self.is_alive:
                 self._apply(self.application.load(), make_up=True)
 
@@ -184,7 +186,7 @@ class Life:
     def _is_ready(self, spec: JobSpec, *, has_id: bool) -> bool:
         """Return whether what a job needs is there: the ID for its phase, and for a shared job the membership."""
         if plans.is_shared(spec):
-            return self._membership.joined is not None
+            return self._is_in
         return has_id or not plans.depends_on_seed(spec)
 
     def _register(self, planned: Planned, *, is_first: bool, make_up: bool) -> None:
