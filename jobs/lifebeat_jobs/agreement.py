@@ -13,7 +13,7 @@ from lifebeat.version import __version__
 from lifebeat_jobs import events, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lifebeat.settings.table import Settings
     from lifebeat_jobs.outbox import Outbox
@@ -33,19 +33,24 @@ def agree(outbox: Outbox, settings: Settings) -> None:
     outbox.note_once(_AGREED, json.dumps(agreed))
 
 
-def trim(outbox: Outbox, settings: Settings, body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return an event with no more in it than was agreed to; ``None`` if the event itself was not.
+def trimmer(outbox: Outbox, settings: Settings) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    """Return what takes off an event all that was not agreed to, and gives ``None`` if the event itself was not.
 
     Within the version that was agreed to, what is declared only now belongs to it.
     """
     agreed: dict[str, Any] = json.loads(outbox.note(_AGREED) or "{}")
-    if _sends_all(settings, agreed):
-        return body
-    if body["event"] not in agreed["events"]:
-        return None
-    allowed = {"age", *agreed["events"][body["event"]]}
-    properties = {name: value for name, value in body["properties"].items() if name in allowed}
-    return {**body, "properties": properties}
+    sends_all = _sends_all(settings, agreed)
+
+    def trim(body: dict[str, Any]) -> dict[str, Any] | None:
+        if sends_all:
+            return body
+        if body["event"] not in agreed["events"]:
+            return None
+        allowed = {"age", *agreed["events"][body["event"]]}
+        properties = {name: value for name, value in body["properties"].items() if name in allowed}
+        return {**body, "properties": properties}
+
+    return trim
 
 
 def permit(outbox: Outbox, settings: Settings, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -57,7 +62,7 @@ def permit(outbox: Outbox, settings: Settings, body: dict[str, Any]) -> dict[str
         _keep(outbox, settings, wanted)
     elif extra:
         _note(outbox, _WITHHELD, _merged(json.loads(outbox.note(_WITHHELD) or "{}"), extra))
-    return trim(outbox, settings, body)
+    return trimmer(outbox, settings)(body)
 
 
 def unaccepted(outbox: Outbox, settings: Settings) -> Fields:

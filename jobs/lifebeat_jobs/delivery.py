@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -9,13 +10,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.storage.forks import guard
-from lifebeat_jobs import agreement
+from lifebeat_jobs import agreement, events, identity
 from lifebeat_jobs.answers import OK, Answer, shown
-from lifebeat_jobs.outbox import LONGEST_BACKOFF
-from lifebeat_jobs.privacy import Machine, this_machine, why_withheld
+from lifebeat_jobs.outbox import LONGEST_BACKOFF, OutboxUnavailable
+from lifebeat_jobs.privacy import Machine, is_object, this_machine, why_withheld
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from lifebeat.clock import Clock
     from lifebeat.context import Consent, JobContext
     from lifebeat_jobs.outbox import Entry, Outbox
@@ -26,6 +30,7 @@ FIRST_RETRY = 3600.0  # after an outage a fleet asks 1 + n times as often as usu
 RARELY = LONGEST_BACKOFF / 2
 LONGEST_ASKED = LONGEST_BACKOFF - 3600.0
 AFTER_BOOT = 60.0  # a region that gets its power back is not heard in one second
+UNSET_CLOCK = 60.0  # until somebody looks whether the clock has been set
 REJECTED = frozenset({400, 413})
 MISCONFIGURED = frozenset({401, 403, 404})
 OUTAGE, BOOT = "delivery", "boot"  # notes
@@ -106,6 +111,7 @@ class Delivery:
         if not all_waiting and (self._is_held() or not self.outbox.due(1)):
             return True
         ask = self.reach()
+        self._set_right()
         while self._left() > 0:
             before = self.delivered
             with self.outbox.sending() as mine:
@@ -120,15 +126,42 @@ class Delivery:
         return True
 
     def _is_held(self) -> bool:
-        begin_boot(self.outbox, self.context.clock, self.draw)
+        with contextlib.suppress(OutboxUnavailable):  # on a full disk; what it has can be delivered
+            begin_boot(self.outbox, self.context.clock, self.draw)
         if not self.leaving and _left_of_boot(self.outbox, self.context.clock) > 0:
             return True
         return resting(self.context, self.outbox, ASKED) > 0
 
+    def _set_right(self) -> None:
+        """Correct, once, what has never left: what was not agreed to, and the time of a clock that was not set yet."""
+        settings, clock = self.context.read_settings(), self.context.clock
+        trim, now = agreement.trimmer(self.outbox, settings), to_datetime(int(clock.time() * SECOND))
+        forms = {name: [form, events.without_id(form)] for name, form in events.declared().items()}
+        for entry in self.outbox.due(self.batch, early=True):
+            if entry.attempts or why_withheld(entry.body, forms, self.machine):
+                continue
+            body = _parsed(entry.body)
+            right = trim(body)
+            if right is None:
+                self.outbox.dropped([entry.uuid], "not sent: the installation has not agreed to this event")
+                continue
+            if not events.is_plausible(right) and now >= events.BUILT:
+                right = self._with_time(right, now - timedelta(seconds=entry.age))
+            if right != body and self.outbox.amended(entry.uuid, new_uuid=right["uuid"], body=json.dumps(right)):
+                agreement.remember_form(self.outbox, right)
+
+    def _with_time(self, body: dict[str, Any], moment: datetime) -> dict[str, Any]:
+        sent_as, properties = body["distinct_id"], dict(body["properties"])
+        if "instance_id" in properties:
+            sent_as = identity.sender(self.context.read_settings(), self.outbox, sent_as, moment)
+            properties["instance_id"] = sent_as
+        stamp, event_id = events.timestamp(moment), events.uuid7(moment)
+        return {**body, "distinct_id": sent_as, "uuid": event_id, "timestamp": stamp, "properties": properties}
+
     def _next(self) -> list[Entry]:
         """Return the oldest event and what may go with it: one request has one ``distinct_id``, old or new."""
         forms = agreement.known_forms(self.outbox)
-        while entries := self.outbox.due(self.batch, early=True):
+        while entries := [one for one in self.outbox.due(self.batch, early=True) if _has_time(one)]:
             sender = _sender(entries[0].body)
             own = [entry for entry in entries if _sender(entry.body) == sender]
             reasons = {entry.uuid: why_withheld(entry.body, forms, self.machine) for entry in own}
@@ -247,7 +280,8 @@ def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
     own = outbox.waiting().due_in
     if own is None:
         return None
-    held = max(resting(context, outbox, FAILING, ASKED), _left_of_boot(outbox, context.clock))
+    unset = UNSET_CLOCK if context.clock.time() < events.BUILT.timestamp() else 0.0
+    held = max(resting(context, outbox, FAILING, ASKED), _left_of_boot(outbox, context.clock), unset)
     return timedelta(seconds=max(own, held, 1.0))
 
 
@@ -261,8 +295,17 @@ def _outage(outbox: Outbox) -> Any:
     return json.loads(outbox.note(OUTAGE) or "null")
 
 
-def _sender(body: str) -> Any:
+def _parsed(body: str) -> dict[str, Any]:
     try:
-        return json.loads(body)["distinct_id"]
-    except (ValueError, TypeError, KeyError):
-        return None
+        document: Any = json.loads(body)
+    except ValueError:
+        return {}
+    return document if is_object(document) else {}
+
+
+def _sender(body: str) -> Any:
+    return _parsed(body).get("distinct_id")
+
+
+def _has_time(entry: Entry) -> bool:
+    return events.is_plausible(_parsed(entry.body))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from lifebeat_jobs import agreement, events, identity, rules
 from lifebeat_jobs.answers import shown
-from lifebeat_jobs.privacy import leak_in
+from lifebeat_jobs.privacy import leak_in, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,9 +104,9 @@ def previews(context: JobContext, outbox: Outbox, now: datetime, name: str | Non
     sent_as = identity.sender(settings, outbox, context.instance_id or str(uuid.uuid4()), now, create=False)
     age = identity.age(settings, outbox, context.clock)
     hours, days = events.hours_and_days(context.uptime)
-    known: dict[str, Any] = dict(events.surroundings(settings, sent_as))
+    known: dict[str, Any] = dict(surroundings(settings, sent_as, this_machine()))
     known |= {"uptime_hours": hours, "uptime_days": days, "total_runtime_hours": hours, "total_runtime_days": days}
-    made: list[str] = []
+    made, trim = list[str](), agreement.trimmer(outbox, settings)
     for event, forms in agreement.known_forms(outbox).items():
         if name not in {None, event}:
             continue
@@ -114,7 +114,7 @@ def previews(context: JobContext, outbox: Outbox, now: datetime, name: str | Non
         example = {"age": age, "app_version": known["app_version"]}
         own = {field: known.get(field, example.get(field, rule.example())) for field, rule in form.items()}
         body = events.wire(event, sent_as, own, now, events.uuid7(now))
-        permitted = agreement.trim(outbox, settings, body)
+        permitted = trim(body)
         if permitted is not None:
             made.append(json.dumps(permitted))
     return made

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Count", "Event", "Platform", "Release", "Uuid", "Version", "between"]
 
+BUILT = datetime(2026, 1, 1, tzinfo=UTC)  # before this version was made; a clock that says earlier is not set yet
 AGES = {1: "1", 4: "2-4", 24: "5-24"}
 OLDEST = "25+"
 AGE = Rule("words", words=(*AGES.values(), OLDEST))
@@ -285,6 +286,14 @@ def wire(name: str, sent_as: str, own: dict[str, Any], moment: datetime, event_i
         "timestamp": timestamp(moment),
         "properties": {**own, **PROTOCOL},
     }
+
+
+def is_plausible(body: dict[str, Any]) -> bool:
+    """Return whether an event was made while the clock was set."""
+    try:
+        return datetime.fromisoformat(body["timestamp"]) >= BUILT
+    except (ValueError, TypeError, KeyError):
+        return True  # whatever it is, it is not of the clock; the look at what leaves sees to it
 
 
 def timestamp(moment: datetime) -> str:

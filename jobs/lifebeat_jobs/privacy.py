@@ -127,7 +127,7 @@ def _fault(body: Any, forms: Mapping[str, Sequence[Form]]) -> str | None:
         body: The event as it would go over the wire.
         forms: The forms that are declared, by the event's name.
     """
-    if not _is_object(body) or body.keys() != {"event", "distinct_id", "uuid", "timestamp", "properties"}:
+    if not is_object(body) or body.keys() != {"event", "distinct_id", "uuid", "timestamp", "properties"}:
         return "it has not the keys of an event"
     known = forms.get(str(body["event"]), ())
     if not known:
@@ -135,7 +135,7 @@ def _fault(body: Any, forms: Mapping[str, Sequence[Form]]) -> str | None:
     if not _is_at_its_moment(body["uuid"], body["timestamp"]):
         return "its uuid and timestamp do not fit"
     properties = body["properties"]
-    if not _is_object(properties) or not any(_has_form(properties, form) for form in known):
+    if not is_object(properties) or not any(_has_form(properties, form) for form in known):
         return "its properties are not the declared ones"
     if body["distinct_id"] != properties.get("instance_id", body["distinct_id"]) or not _is_id(body["distinct_id"]):
         return "its distinct_id is not its instance_id"
@@ -185,7 +185,8 @@ def _is_at_its_moment(event_id: Any, stamp: Any) -> bool:
     return (made.version, made.int >> 80) == (7, made_at)
 
 
-def _is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Return whether a JSON value is an object."""
     return isinstance(value, dict)
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.errors import LifebeatError
-from lifebeat.storage import state_dir as statedir
+from lifebeat.storage.state_dir import DATABASE_FILE as FILE_NAME
 from lifebeat_jobs import agreement, description, events, identity, privacy
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from lifebeat.context import JobContext
 
-FILE_NAME = statedir.DATABASE_FILE
 DELIVERY = "telemetry:delivery"  # no job in a job file can have that ID
 SETTLING = timedelta(milliseconds=150)  # of the time for the last flush, kept for writing down what came of it
 ON_TIME = timedelta(minutes=1)
@@ -100,18 +99,23 @@ def _record(
     settings = context.read_settings()
     if not context.read_consent().is_on:
         return False
-    outbox = open_outbox(context, create=True)
+    outbox = open_outbox(context)
     if context.instance_id is None:
         if outbox.note_once("no-id", str(context.clock.time())):
             context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
         return False
-    _begin(context, outbox)
+    sent_as, age = context.instance_id, None
+    try:
+        _begin(context, outbox)
+        sent_as = identity.sender(settings, outbox, context.instance_id, moment)
+        age = identity.age(settings, outbox, context.clock)
+    except OutboxUnavailable:  # the event is kept in memory then, but not under another ID than was asked for
+        if identity.mode_of(settings) != identity.INSTALLATION:
+            raise
     machine = privacy.this_machine()
-    sent_as = identity.sender(settings, outbox, context.instance_id, moment)
     event = kind(**description.surroundings(settings, sent_as, machine), **more)
     merges = merges and identity.mode_of(settings) != identity.NONE
     event_id = events.uuid7(moment, *([sent_as, event.name, events.timestamp(moment)] if merges else []))
-    age = identity.age(settings, outbox, context.clock)
     return _keep(context, outbox, events.serialize(event, moment, event_id, age=age), machine)
 
 
@@ -133,8 +137,33 @@ def _begin(context: JobContext, outbox: Outbox) -> None:
         )
 
 
+def _begin_if_pending(context: JobContext, outbox: Outbox) -> None:
+    """Say the notice before anything leaves, where it could not be said as the event was made."""
+    pending = outbox.waiting()
+    if pending.count or pending.unrecorded:
+        _begin(context, outbox)
+
+
 def _keep(context: JobContext, outbox: Outbox, made: dict[str, Any], machine: privacy.Machine) -> bool:
-    name, event_id = made["event"], made["uuid"]
+    try:
+        body, forms = _permitted(context, outbox, made), agreement.known_forms(outbox)
+    except OutboxUnavailable:  # what was not agreed to is taken off before it leaves
+        body, forms = made, {name: [form, events.without_id(form)] for name, form in events.declared().items()}
+    if body is None:
+        return False
+    text = json.dumps(body)
+    reason = privacy.why_withheld(text, forms, machine)
+    if reason is None:
+        outbox.record(body["uuid"], body["event"], text)
+    else:
+        outbox.suppressed(body["uuid"], body["event"], text, reason)
+        logger = context.logger
+        logger.warning("the event %s was blocked by the privacy check: %s (see: lifebeat log)", body["event"], reason)
+    return reason is None
+
+
+def _permitted(context: JobContext, outbox: Outbox, made: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the event with no more in it than was agreed to, and say so once for each version that wants more."""
     body = agreement.permit(outbox, context.read_settings(), made)
     if body != made and outbox.note_once(f"new fields of {agreement.version(context.settings)}", ""):
         context.logger.warning(
@@ -144,17 +173,9 @@ def _keep(context: JobContext, outbox: Outbox, made: dict[str, Any], machine: pr
             description.command(context, "describe"),
             description.command(context, "accept"),
         )
-    if body is None:
-        return False
-    agreement.remember_form(outbox, body)
-    text = json.dumps(body)
-    reason = privacy.why_withheld(text, agreement.known_forms(outbox), machine)
-    if reason is None:
-        outbox.record(event_id, name, text)
-    else:
-        outbox.suppressed(event_id, name, text, reason)
-        context.logger.warning("the event %s was blocked by the privacy check: %s (see: lifebeat log)", name, reason)
-    return reason is None
+    if body is not None:
+        agreement.remember_form(outbox, body)
+    return body
 
 
 def _now(context: JobContext) -> datetime:
@@ -166,12 +187,8 @@ def _now(context: JobContext) -> datetime:
 # Delivering
 
 
-def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
-    """Return the outbox of this installation; in memory only where no directory can be written.
-
-    Raises:
-        OutboxUnavailable: Its directory cannot be made.
-    """
+def open_outbox(context: JobContext) -> Outbox:
+    """Return the outbox of this installation; in memory only where no directory can be written. Touches nothing yet."""
     settings = context.settings
     bounds = Bounds(
         events=settings.outbox_events,
@@ -181,11 +198,6 @@ def open_outbox(context: JobContext, *, create: bool = False) -> Outbox:
     make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(context.logger.warning, "%s"))
     if context.state_dir is None:
         return _memory.setdefault(context.config_dir, make(None))
-    if create:
-        try:
-            statedir.make(context.state_dir)
-        except statedir.StateNotWritable as error:
-            raise OutboxUnavailable(str(error)) from error
     return make(context.state_dir / FILE_NAME)
 
 
@@ -203,6 +215,7 @@ def _deliver(context: JobContext) -> None:
         withdrawn(context)
         if not context.read_consent().is_on or context.read_settings().api_key is None:
             return
+        _begin_if_pending(context, outbox)
         Delivery(context, outbox).run()
         again = until_next_attempt(context, outbox)
     except OutboxUnavailable as error:
@@ -231,7 +244,10 @@ def _flush(
 ) -> int:
     from lifebeat_jobs.delivery import Delivery
 
-    delivery = Delivery(context, open_outbox(context), deadline, leaving=not all_waiting)
+    outbox = open_outbox(context)
+    if context.read_consent().is_on:
+        _begin_if_pending(context, outbox)
+    delivery = Delivery(context, outbox, deadline, leaving=not all_waiting)
     while not delivery.run(all_waiting=all_waiting, progress=progress):
         if deadline is not None and context.clock.monotonic() >= deadline:
             break
@@ -312,7 +328,7 @@ def contract(_context: JobContext) -> str:
 
 def accept(context: JobContext) -> list[str]:
     """Agree to all that this version wants to send, and return what is new in it."""
-    return agreement.named(agreement.accept(open_outbox(context, create=True), context.read_settings()))
+    return agreement.named(agreement.accept(open_outbox(context), context.read_settings()))
 
 
 def warnings(context: JobContext) -> list[str]:

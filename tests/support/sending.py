@@ -85,7 +85,7 @@ class Application:
     @property
     def outbox(self) -> Outbox:
         """Its outbox."""
-        return telemetry.open_outbox(self.context(), create=True)
+        return telemetry.open_outbox(self.context())
 
     def ledger(self) -> dict[str, Entry]:
         """Every event and what became of it, by UUID, in the order in which they were recorded."""

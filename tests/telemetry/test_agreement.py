@@ -153,6 +153,27 @@ def test_an_upgrade_that_wants_nothing_more_says_nothing(
     assert (len(heartbeats(receiver)), caplog.records) == (1, [])
 
 
+def test_what_was_recorded_without_the_list_is_trimmed_before_it_leaves(
+    application: Application, receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the list could not be read as an event was made, what was not agreed to is taken off before it leaves."""
+    application.write(appVersion="2.0")
+    add_a_property(monkeypatch)
+    receiver.refuse()
+    shared, now = events.surroundings(application.settings(), INSTANCE_ID), application.context().instant
+    kind: Any = imported()
+    new: Any = events.Heartbeat
+    for event in (new(**shared, uptime_hours=1, uptime_days=0, uptime_weeks=0), kind(**shared, rows=1)):
+        body = events.serialize(event, now, events.uuid7(now))
+        application.outbox.record(body["uuid"], body["event"], json.dumps(body))
+    receiver.accept_again()
+    telemetry.flush(application.context(), None)
+    assert receiver.names() == ["startup", "heartbeat"]
+    assert "uptime_weeks" not in heartbeats(receiver)[0]
+    dropped = [entry.answer for entry in application.ledger().values() if entry.state == "dropped"]
+    assert dropped == ["not sent: the installation has not agreed to this event"]
+
+
 def test_looking_changes_nothing(application: Application) -> None:
     """Status and preview of an upgrade that wants more leave every byte of the state as it is."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -31,7 +30,7 @@ from lifebeat_jobs.delivery import (
     resting,
 )
 from lifebeat_jobs.events import Count, Event, between
-from lifebeat_jobs.outbox import LONGEST_BACKOFF, OutboxUnavailable
+from lifebeat_jobs.outbox import LONGEST_BACKOFF
 from sending import INSTANCE_ID, Application
 
 if TYPE_CHECKING:
@@ -380,6 +379,25 @@ def test_turned_off_between_two_batches(application: Application, receiver: Post
     assert states(application) == {"delivered": 100, "suppressed": 50}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "", "null", "[]", '"startup"', '{"event": ["startup"], "distinct_id": {}}',
+        '{"event": "startup", "properties": 7}',
+        '{"event": "startup", "distinct_id": [], "timestamp": 0, "uuid": {}, "properties": []}',
+    ],
+)  # fmt: skip
+def test_what_somebody_else_wrote_keeps_nothing_else_from_leaving(
+    application: Application, receiver: PostHogServer, body: str
+) -> None:
+    """Whatever stands in the outbox, it is dropped alone."""
+    application.outbox.record("changed", "startup", body)
+    (event_id,) = application.record(1)
+    assert deliver(application) == 1
+    assert sent(receiver) == [[event_id]]
+    assert states(application) == {"delivered": 1, "dropped": 1}
+
+
 @pytest.mark.parametrize("misbehave", ["hang", "hang_at_connect", "drip"])
 def test_turned_off_while_an_answer_is_awaited(
     application: Application, receiver: PostHogServer, misbehave: str
@@ -523,25 +541,22 @@ def test_the_documented_example_works(application: Application, receiver: PostHo
 # -- where nothing can be kept -----------------------------------------------------------------------------------------
 
 
-def test_a_state_directory_that_cannot_be_made(
+def test_what_cannot_be_recorded_is_kept_and_delivered_later(
     application: Application, receiver: PostHogServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The host's own event is not recorded, which is one line; the shipped jobs say that the outbox is unavailable."""
-    application.state_dir = application.directory / "config.json" / "state"
-    assert telemetry.record(application.context(), Sorted, by="age", things=1, percent=1) is False
-    assert len(caplog.records) == 1
-    assert "set telemetryStateDir to a directory that this user can write" in caplog.text
-    for job in (telemetry.startup, telemetry.heartbeat, telemetry.shutdown):
-        with pytest.raises(OutboxUnavailable, match="set telemetryStateDir"):
-            job(application.context(timeout=1))
+    """Where no state directory can be made events are kept with their own time, and go out once it can."""
+    blocked = application.directory / "state"
+    blocked.touch()
+    application.state_dir = blocked
+    telemetry.startup(application.context())
+    happened = application.context().instant
+    application.clock.advance(HOUR)
+    assert telemetry.record(application.context(), Sorted, by="age", things=1, percent=1) is True
     assert receiver.connections == 0
-
-
-def test_a_shutdown_that_cannot_be_recorded_still_delivers(application: Application, receiver: PostHogServer) -> None:
-    """What waits is delivered at the stop also where the stop itself cannot be written down."""
-    (event_id,) = application.record(1)
-    with contextlib.closing(sqlite3.connect(application.directory / telemetry.FILE_NAME)) as connection:
-        connection.execute("CREATE TRIGGER full BEFORE INSERT ON event BEGIN SELECT RAISE(ABORT, 'full'); END")
-    with pytest.raises(sqlite3.IntegrityError, match="full"):
-        telemetry.shutdown(application.context(timeout=5))
-    assert sent(receiver) == [[event_id]]
+    assert len([record for record in caplog.records if "kept in memory" in record.getMessage()]) == 1
+    blocked.unlink()
+    application.clock.advance(HOUR)
+    telemetry.shutdown(application.context(timeout=5))
+    assert receiver.names() == ["startup", "test_delivery_sorted", "shutdown"]
+    assert datetime.fromisoformat(receiver.events[0]["timestamp"]) == happened
+    assert "sends anonymous telemetry" in caplog.text

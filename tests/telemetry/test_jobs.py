@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
@@ -52,7 +52,7 @@ def make(directory: Path, receiver: PostHogServer) -> Application:
 def test_uptime_is_by_boot_time(application: Application, receiver: PostHogServer) -> None:
     """What the context says counts, though the wall clock was set by years since the start."""
     context = replace(application.context(timeout=5), uptime=timedelta(hours=51))
-    application.clock.jump(-10 * 365 * 86400)
+    application.clock.jump(10 * 365 * 86400)
     telemetry.heartbeat(context)
     telemetry.shutdown(context)
     heartbeat, shutdown = (event["properties"] for event in receiver.events)
@@ -129,6 +129,37 @@ def test_a_stop_and_an_operator_do_not_wait_for_that(application: Application, r
         before = len(receiver.events)
         deliver()
         assert len(receiver.events) > before
+
+
+# -- a clock that is not set yet ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("mode", [identity.INSTALLATION, identity.MONTHLY])
+def test_an_event_of_an_unset_clock_gets_its_time_before_it_leaves(
+    application: Application, receiver: PostHogServer, mode: str, *, online: bool
+) -> None:
+    """A board that boots in 1970 sends nothing until its clock is set; then with the time at which it happened."""
+    application.write(telemetryIdentity=mode)
+    right = application.clock.time()
+    application.clock.jump(-right)
+    telemetry.startup(application.context())
+    application.clock.advance(90)
+    assert receiver.connections == 0
+    ((delay, work),) = application.scheduled.values()
+    assert delay.total_seconds() >= 60
+    application.clock.jump(right)
+    if not online:
+        receiver.answer(503, times=1)
+    work()
+    application.clock.advance(86400)
+    telemetry.heartbeat(application.context())
+    first = receiver.requests[0].json()["batch"][0]
+    assert first["timestamp"] == events.timestamp(datetime.fromtimestamp(right, tz=UTC))
+    assert uuid.UUID(first["uuid"]).int >> 80 == round(right * 1000)
+    assert first == receiver.events[0]
+    assert len({event["distinct_id"] for event in receiver.events}) == 1
+    assert receiver.names() == ["startup", "heartbeat"]
 
 
 # -- the notice --------------------------------------------------------------------------------------------------------
