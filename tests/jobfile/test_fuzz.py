@@ -153,8 +153,12 @@ def read(directory: Path, name: str, data: bytes) -> float:
     start = time.process_time()
     try:
         merged = layers.merge([layers.packaged(), layers.from_file(path)])
+        is_job_file = name == "jobs.yaml"
         found = jobfile.load(
-            path if name == "jobs.yaml" else jobfile.packaged(), merged, overlay=path, import_disabled=True
+            path if is_job_file else jobfile.packaged(),
+            merged,
+            overlay=None if is_job_file else path,
+            import_disabled=True,
         )
         for problem in (*merged.problems, *found.problems):
             assert problem.message
