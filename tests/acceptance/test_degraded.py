@@ -121,7 +121,7 @@ def test_corrupt_outbox(installation: Installation, receiver: PostHogServer, con
     lines = said(installation)
     assert len(lines) == 1, lines
     assert receiver.names() == ["startup", "shutdown"]
-    (aside,) = [path for path in installation.config.iterdir() if "corrupt" in path.name]
+    (aside,) = [path for path in (installation.config / "lifebeat").iterdir() if "damaged" in path.name]
     assert aside.read_bytes() == content
 
 

@@ -283,7 +283,7 @@ def test_containers_on_one_volume_are_one_application(deployment: Deployment) ->
     one = deployment.start(**PATIENT)
     deployment.receiver.wait_for(1, timeout=20)
     two = deployment.start(**PATIENT)
-    presence = (deployment.volume / "presence.lock").stat().st_ino
+    presence = (deployment.volume / "lock").stat().st_ino
     eventually(lambda: len(re.findall(rf":{presence} ", Path("/proc/locks").read_text())) == 2)
     assert one.stop(GRACE) == ENDED
     assert told(deployment.receiver) == ["startup"]

@@ -42,6 +42,7 @@ _POLL = 0.005
 _WRITABLE = "make its directory writable for this user, or set telemetryStateDir to one that is"
 _SPACE = "free some space on its file system, or set telemetryStateDir to another"
 _BUSY_CODES, _CONSTRAINT = frozenset({5, 6}), 19
+_MOVED = 1032  # SQLITE_READONLY_DBMOVED
 _DAMAGE_CODES = frozenset({1, 11, 24, 26})  # SQLITE_ERROR (other tables than ours), _CORRUPT, _FORMAT, _NOTADB
 _CANNOT_RECOVER = frozenset({8, 14})  # what reading answers where a journal would have to be played back first
 _REASONS = {
@@ -298,10 +299,11 @@ class Database:
         except Exception as error:
             import sqlite3
 
-            code = getattr(error, "sqlite_errorcode", _CONSTRAINT) & 0xFF
+            extended = getattr(error, "sqlite_errorcode", _CONSTRAINT)
+            code = extended & 0xFF
             if not isinstance(error, sqlite3.DatabaseError) or code == _CONSTRAINT:
                 raise  # the caller's mistake, not the file's
-            if code in _BUSY_CODES:
+            if code in _BUSY_CODES or extended == _MOVED:
                 raise _Busy from None
             if code in _DAMAGE_CODES:
                 raise _Damaged("it is damaged, or not Lifebeat's") from error
