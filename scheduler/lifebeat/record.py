@@ -96,13 +96,19 @@ def _lives(process: int) -> bool:
 
 def read(state_dir: Path | None) -> Record | None:
     """Return what the application's latest process was told; ``None`` where none has run, or it cannot be read."""
-    written = _content(state_dir).get("host")
-    if not isinstance(written, dict):
-        return None
+    written: Any = _content(state_dir).get("host")
     try:
-        found = Record(**{**written, "allow": tuple(written["allow"]), "started": tuple(written["started"])})
-        sorted(found.arguments), sorted(found.environment), float(found.started[0])
-    except (KeyError, TypeError, ValueError):  # of another version
+        found = Record(
+            arguments=dict(written["arguments"]),
+            environment=dict(written["environment"]),
+            allow=tuple(written["allow"]),
+            executable=str(written["executable"]),
+            config_dir=str(written["config_dir"]),
+            process=int(written["process"]),
+            started=(float(written["started"][0]), float(written["started"][1]), written["started"][2]),
+            others=dict(written["others"]),
+        )
+    except (KeyError, IndexError, TypeError, ValueError):  # nobody has run here, or another version has
         return None
     return found
 
@@ -197,10 +203,11 @@ def _content(state_dir: Path | None) -> dict[str, Any]:
 
     try:
         data = safe_file.read(state_dir / FILE_NAME, limit=_LIMIT) if state_dir else None
-        content = json.loads(data) if data else {}
+        content: Any = json.loads(data) if data else {}
     except (safe_file.CannotRead, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    found: dict[str, Any] = content if isinstance(content, dict) else {}
+    return found
 
 
 def _update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:

@@ -206,7 +206,8 @@ def run_all(installation: Installation, commands: dict[str, list[str]]) -> dict[
         timeout=DEADLINE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return dict(zip(commands, map(tuple, json.loads(done.stdout)), strict=True))
+    results: list[tuple[int, str, str]] = [(code, out, err) for code, out, err in json.loads(done.stdout)]
+    return dict(zip(commands, results, strict=True))
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_the_plan_is_what_is_registered(trigger: Trigger, jitter: timedelta) -> 
     instants = instants_of(trigger, job_id="job", seed=SEED, started_at=before)
     assert instants is not None
     scheduler: Any = BackgroundScheduler(timezone=UTC)
-    registry = Registry(scheduler, started=lambda: None, stopped=lambda: None)
+    registry = Registry(scheduler, started=lambda: None, stopped=lambda _: None)
     registry.listen()
     scheduler.start(paused=True)
     try:

@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Path:
 def put(path: Path, text: str, *, age: float = 10.0) -> None:
     """Write a file that has been as it is for some seconds."""
     path.write_text(text)
-    os.utime(path, (time.time() - age,) * 2)
+    os.utime(path, (time.time() - age, time.time() - age))
 
 
 GONE = {"absent": None, "empty": "", "blank": " \n", "half-written": '{"telemetryEna', "a directory": "directory"}
