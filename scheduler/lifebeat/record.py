@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lifebeat import clock as clocks
 from lifebeat.settings.table import KEYS
@@ -206,8 +206,7 @@ def _content(state_dir: Path | None) -> dict[str, Any]:
         content: Any = json.loads(data) if data else {}
     except (safe_file.CannotRead, ValueError, RecursionError):
         return {}
-    found: dict[str, Any] = content if isinstance(content, dict) else {}
-    return found
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
 
 def _update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:

@@ -24,7 +24,7 @@ from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import PostHogServer, telemetry_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 CONFIG = {
     "appName": "lifebeat-demo",
@@ -57,7 +57,7 @@ def _show_json(seconds: float) -> int:
 
 
 @contextlib.contextmanager
-def _installation() -> Iterator[tuple[Path, PostHogServer]]:
+def _installation() -> Generator[tuple[Path, PostHogServer]]:
     with tempfile.TemporaryDirectory(prefix="lifebeat-demo-") as scratch, PostHogServer() as receiver:
         config_dir = Path(scratch) / "config"
         config_dir.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "lifebeat", **argumen
     """
     words = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without a letter shows its number
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without a letter shows its number
             stream.reconfigure(errors="backslashreplace")
     return _ended(lambda: _run(words, prog, arguments))
 

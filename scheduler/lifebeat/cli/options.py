@@ -91,7 +91,7 @@ def _near(word: str, words: Any) -> str:
 
 
 def _add_shared(parser: argparse.ArgumentParser, **default: Any) -> None:
-    repeated = {"action": "append", **({"default": []} | default)}
+    repeated: dict[str, Any] = {"action": "append", "default": [], **default}
     parser.add_argument(
         "--config", metavar="DIR", help="the config directory (default: LIFEBEAT_CONFIG_DIR, ./config)", **default
     )
