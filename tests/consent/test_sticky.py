@@ -12,6 +12,7 @@ from lifebeat import installation, record
 from lifebeat.clock import SystemClock
 from lifebeat.consent import EarlierOptOut
 from lifebeat.settings.source import ConfigSource
+from lifebeat.storage.state_dir import FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,8 @@ class Process:
 def config(tmp_path: Path) -> Path:
     """A config directory in which an application has run."""
     source = ConfigSource(tmp_path, arguments={"appName": "notes"}, environ={}, modules={})
-    record.write(tmp_path, source, allow=(), clock=SystemClock())
+    (tmp_path / FOLDER).mkdir()
+    record.write(tmp_path / FOLDER, source, allow=(), clock=SystemClock())
     return tmp_path
 
 
@@ -72,7 +74,7 @@ def test_the_file_that_said_no_takes_it_back(config: Path, text: str, when: str)
     assert process.is_off
     put(config / "config.json", text)
     assert not (process if when == "while running" else Process(config)).is_off
-    assert record.read_opt_out(config) is None
+    assert record.read_opt_out(config / FOLDER) is None
 
 
 def test_a_file_that_was_just_written_is_not_believed_yet(config: Path) -> None:
@@ -112,7 +114,7 @@ def test_a_newer_yes_ends_the_no_of_one_process(config: Path) -> None:
 def test_setting_it_to_true_is_an_explicit_yes(config: Path) -> None:
     """``setconfig telemetryEnabled true`` ends every earlier no."""
     assert Process(config, environ={"DO_NOT_TRACK": "1"}).is_off
-    installation.set_setting(config, "telemetryEnabled", "true", state_dir=config)
+    installation.set_setting(config, "telemetryEnabled", "true", state_dir=config / FOLDER)
     assert not Process(config).is_off
 
 
@@ -132,9 +134,9 @@ def test_ci_and_tests_say_no_for_themselves_only(config: Path, environ: dict[str
 
 def test_a_look_puts_nothing_down(config: Path) -> None:
     """A command that looks in an environment that says no changes nothing for anybody."""
-    before = (config / record.FILE_NAME).read_bytes()
+    before = (config / FOLDER / record.FILE_NAME).read_bytes()
     assert Process(config, remember=False, environ={"DO_NOT_TRACK": "1"}).is_off
-    assert (config / record.FILE_NAME).read_bytes() == before
+    assert (config / FOLDER / record.FILE_NAME).read_bytes() == before
     assert not Process(config).is_off
 
 

@@ -52,7 +52,7 @@ def setconfig(args: argparse.Namespace) -> int:
 
     if (args.unset is None) != (args.key is not None and args.value is not None):
         raise console.UsageError("setconfig: expected KEY VALUE, or --unset KEY")
-    name: str = args.unset or args.key
+    name = str(args.unset or args.key)
     check_known(name)
     application = Application(args, remember=True)
     _refuse_elsewhere(application)
