@@ -60,6 +60,7 @@ class ProcrastinateCoordinator:
         self._me = membership.Me(gone_after)
         self._worker = Worker(database, queue, self._me, logger, own=has_worker)
         self._joined: Joined | None = None
+        self._has_asked = False
 
     def start(self, run: RunInstant) -> None:
         """Connect in the background; runs from the queue are given to ``run``."""
@@ -72,6 +73,7 @@ class ProcrastinateCoordinator:
     def join(self, timeout: float) -> Joined:
         """Join; this takes a while where a member is overdue and may be dead or only cut off."""
         until = time.monotonic() + timeout
+        self._has_asked = True
         while self._joined is None:
             left = until - time.monotonic()
             found = self._ask(lambda connection: membership.join(connection, self._me), max(left, 0.05))
@@ -129,7 +131,7 @@ class ProcrastinateCoordinator:
 
     def leave(self, timeout: float) -> bool:
         """Leave, and return whether this was the last process on any machine."""
-        if self._joined is None:
+        if not self._has_asked:  # a join whose answer was lost is one all the same
             return False
 
         async def leave(app: procrastinate.App) -> bool:
@@ -146,7 +148,7 @@ class ProcrastinateCoordinator:
                 if until - time.monotonic() < _POLL:
                     raise
                 time.sleep(_POLL)
-        self._joined = None
+        self._joined, self._has_asked = None, False
         return last
 
     def close(self) -> None:

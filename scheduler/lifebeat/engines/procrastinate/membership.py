@@ -198,8 +198,8 @@ async def join(connection: Connection, me: Me) -> Found | None:
 async def leave(connection: Connection, me: Me) -> bool:
     """Leave, and return whether this was the last process."""
     run = await _locked(connection)
-    await connection.execute("DELETE FROM lifebeat WHERE kind = 'member' AND key = %s", [me.key])
-    if run.ended_by is not None:
+    deleted = await connection.execute("DELETE FROM lifebeat WHERE kind = 'member' AND key = %s", [me.key])
+    if run.ended_by is not None or not deleted.rowcount:
         return run.ended_by == me.key
     staying = [one for one in await others(connection, me) if not (one.is_seen_dead or one.is_overdue(me.gone_after))]
     if not staying:

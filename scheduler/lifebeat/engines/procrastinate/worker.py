@@ -83,6 +83,7 @@ class Worker:
         self._closed = asyncio.Event()
         self.renewing = asyncio.Lock()
         self._workers: set[asyncio.Task[None]] = set()
+        self._endings: set[asyncio.Task[None]] = set()
 
     def start(self, run: RunInstant) -> None:
         """Give runs to ``run``; nothing is connected before something is asked."""
@@ -159,7 +160,7 @@ class Worker:
             self._failures = 1 if time.monotonic() - began > _OPENING else self._failures + 1
             with contextlib.suppress(TimeoutError):
                 await within(_WAITS[min(self._failures, len(_WAITS)) - 1], self._closed.wait())
-        await asyncio.wait({asyncio.ensure_future(self._stop_workers())}, timeout=_OPENING)
+        await asyncio.wait({asyncio.ensure_future(self._stop_workers()), *self._endings}, timeout=_OPENING)
 
     async def _serve_once(self) -> None:
         self._failed.clear()
@@ -239,8 +240,8 @@ class Worker:
         if worker is not None:
             worker.cancel()  # once: a second time would make it leave its runs behind
         ending = asyncio.create_task(end())
-        self._workers.add(ending)
-        ending.add_done_callback(self._workers.discard)
+        self._endings.add(ending)  # for which nobody has to wait
+        ending.add_done_callback(self._endings.discard)
 
     async def _stop_workers(self) -> None:
         for worker in self._workers:
