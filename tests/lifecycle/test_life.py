@@ -61,6 +61,22 @@ def stop_again() -> None:
     stops[0]()
 
 
+outcomes: list[Exception | None] = []
+told: list[tuple[str, str | None]] = []
+
+
+def print_page() -> None:
+    """A host's job that fails as the test says."""
+    outcome = outcomes.pop(0)
+    if outcome is not None:
+        raise outcome
+
+
+def alarm(job: str, error: str | None) -> None:
+    """A host's ``on_failure``."""
+    told.append((job, error))
+
+
 def fail() -> None:
     """A host's job that fails."""
     raise ValueError("no paper")
@@ -475,6 +491,29 @@ def test_a_hosts_job_raises_what_it_raises(config: Path) -> None:
     process = Process(config).start()
     with pytest.raises(ValueError, match="no paper"):
         process.scheduler.added["a"][1](to_datetime(HOUR))
+    process.stop()
+
+
+def test_a_run_that_failed_is_repeated_and_the_failure_is_told_once(config: Path) -> None:
+    """``retry`` repeats the run for its instant; ``on_failure`` hears of the beginning and the end of a failure."""
+    outcomes[:] = [ValueError("no paper"), ValueError("no ink"), None, None, ValueError("no paper")]
+    told.clear()
+    (config / "jobs.yaml").write_text(
+        f"jobs:\n  a:\n    run: '{__name__}:print_page'\n    every: 1h\n"
+        f"    retry: {{attempts: 3, wait: 10s}}\n    on_failure: '{__name__}:alarm'\n"
+    )
+    process = Process(config).start()
+    with pytest.raises(ValueError, match="no paper"):
+        process.scheduler.added["a"][1](to_datetime(HOUR))
+    with pytest.raises(ValueError, match="no ink"):
+        process.scheduler.once.pop("a:retry")(to_datetime(0))
+    process.scheduler.once.pop("a:retry")(to_datetime(0))
+    assert told == [("a", "ValueError: no paper"), ("a", None)]
+    assert process.scheduler.once == {}
+    process.scheduler.added["a"][1](to_datetime(2 * HOUR))
+    with pytest.raises(ValueError, match="no paper"):
+        process.scheduler.added["a"][1](to_datetime(3 * HOUR))
+    assert told == [("a", "ValueError: no paper"), ("a", None), ("a", "ValueError: no paper")]
     process.stop()
 
 

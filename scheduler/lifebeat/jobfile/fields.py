@@ -367,7 +367,8 @@ FIELDS: tuple[Field, ...] = (
         "on_failure",
         "module:function",
         "none",
-        "The function that is called when the job begins to fail, and when it works again.",
+        "The function that is called once when the job begins to fail and once when it works again, with `job`, its "
+        "ID, and `error`, a text; `null` when it works again. Its own failure is only logged.",
         _parse_run,
         TRIGGERS,
         {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z]\w*$"},

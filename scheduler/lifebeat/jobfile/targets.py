@@ -21,6 +21,7 @@ _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _FORM = re.compile(rf"{_MODULE}:[A-Za-z_]\w*", re.ASCII)
 
 Target = Callable[..., Any]
+FAILURE_ARGUMENTS: Mapping[str, Any] = {"job": "", "error": None}  # what `on_failure:` is called with
 
 
 def is_telemetry(run: str) -> bool:

@@ -21,6 +21,7 @@ from lifebeat.clock import Deadline
 from lifebeat.lifecycle import plan as plans
 from lifebeat.lifecycle.application import offers
 from lifebeat.lifecycle.ending import Ending
+from lifebeat.lifecycle.failures import Failures
 from lifebeat.lifecycle.membership import Membership
 from lifebeat.lifecycle.runner import Runner
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
@@ -87,6 +88,7 @@ class Life:
         self._runner = Runner(
             application, event_loop=lambda: scheduler.event_loop, background=self._background, later=self._later
         )
+        self._failures = Failures(self._runner, application.logger)
         forks.in_child(self.forget)
 
     @property
@@ -104,8 +106,13 @@ class Life:
             self.application.gone()  # what is there now may go
             self._apply(self.application.load())
             self._withdraw()
-        if self._watch is not None:
+        if self._watch is not None and self._has_work:
             self._watch.start(self.edited, self.clock_changed)
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether there is anything to run or to watch for: off makes no thread."""
+        return bool(self._specs) or self.application.consent().state != "off"
 
     def _begin(self, _: datetime) -> None:
         """Make the ID and join, again until it works; then do what was waiting for that."""
@@ -235,7 +242,8 @@ class Life:
             return
         is_ours = self._membership.claim(job_id, instant)
         if is_ours is None:
-            self._add_once(f"{job_id}:again", ASK_AGAIN, lambda _: self._fire(job_id, at))
+            name = f"{job_id}:again" if spec.coalesce else f"{job_id}:again:{instant}"
+            self._add_once(name, ASK_AGAIN, lambda _: self._fire(job_id, at))
         elif is_ours:
             try:
                 self.call(spec, at)
@@ -279,11 +287,34 @@ class Life:
                 del self._ran[next(iter(self._ran))]
             return True
 
-    def call(self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None) -> None:
-        """Run a job in this thread, since when the application, or for a job of the process the process, has run."""
+    def call(self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None, attempt: int = 1) -> None:
+        """Run a job in this thread; a run that failed is repeated as ``retry:`` says.
+
+        Args:
+            spec: The job.
+            instant: The instant of the run.
+            timeout: How long it may take; ``None`` for the job's own timeout.
+            attempt: How many times it has been called for that instant, this one included.
+
+        Raises:
+            Exception: What a host's job raises.
+        """
         joined = self._membership.joined
         started = joined.started if joined is not None and plans.is_shared(spec) else self._started
-        self._runner.call(spec, instant, started, timeout=timeout)
+        try:
+            self._runner.call(spec, instant, started, timeout=timeout)
+        except Exception as error:
+            if spec.retry is not None and attempt < spec.retry.attempts:
+                wait = spec.retry.wait * 2 ** (attempt - 1)
+                again = partial(self._call_again, spec, instant, attempt + 1)
+                self._add_once(f"{spec.id}:retry", wait, again, is_hosts=True)
+            self._failures.note(spec, instant, started, error)
+            raise
+        self._failures.note(spec, instant, started, None)
+
+    def _call_again(self, spec: JobSpec, instant: datetime, attempt: int, _: datetime) -> None:
+        if spec.id in self._plan:
+            self.call(spec, instant, attempt=attempt)
 
     def _background(self, name: str, work: Callable[[], None]) -> None:
         with self._lock:
@@ -385,7 +416,7 @@ class Life:
             return
         if is_mine:
             run = partial(self._finish, ending, threading.get_ident(), on_loop=on_loop)
-            if not threads.start("stop", run):
+            if not self._has_work or not threads.start("stop", run):
                 run()
         elif threading.current_thread().name.startswith("lifebeat-"):
             return  # whoever comes second waits, such as the interpreter's exit; but nobody of ours waits for himself

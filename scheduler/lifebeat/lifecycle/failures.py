@@ -1,0 +1,51 @@
+"""Which jobs fail in this process: `on_failure:` hears of the beginning and of the end, not of each run."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from lifebeat.clock import Moment
+    from lifebeat.jobfile.spec import JobSpec
+    from lifebeat.lifecycle.runner import Runner
+    from lifebeat.log import Logger
+
+
+class Failures:
+    """The jobs that fail at present.
+
+    Args:
+        runner: What calls the function of ``on_failure:``.
+        logger: Where to say that it failed itself.
+    """
+
+    def __init__(self, runner: Runner, logger: Logger) -> None:
+        self._runner = runner
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._failing: set[str] = set()
+
+    def note(self, spec: JobSpec, instant: datetime, started: Moment, error: Exception | None) -> None:
+        """Note how a run has ended, and call ``on_failure:`` if that is another end than that of the run before.
+
+        Args:
+            spec: The job.
+            instant: The instant of the run.
+            started: What the job's context says of the start.
+            error: What the run raised; ``None`` if it ended well.
+        """
+        with self._lock:
+            changes = (error is not None) != (spec.id in self._failing)
+            self._failing ^= {spec.id} if changes else set()
+        if not changes or spec.on_failure is None:
+            return
+        text = None if error is None else f"{type(error).__name__}: {error}"
+        told = replace(spec, run=spec.on_failure, args={"job": spec.id, "error": text})
+        try:
+            self._runner.call(told, instant, started)
+        except Exception:
+            self._logger.exception("on_failure of job %s failed", spec.id)
