@@ -42,8 +42,8 @@ _ENVELOPE = {"api_key", "batch", "sent_at"}
 _WITHHELD = Answer(None, "cut off: telemetry was turned off meanwhile", withheld=True)
 _CERTIFICATE_FAULTS = {  # by OpenSSL's number; its text holds the host's name
     10: "it has expired",
-    18: "nobody signed it",
-    19: "nobody signed it",
+    18: "it is self-signed",
+    19: "it is self-signed",
     20: "its issuer is not known here",
     62: "it is another host's",
     64: "it is another host's",
@@ -61,8 +61,8 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (below.LocationValueError, "telemetryHost or a proxy's URL is malformed"),
     (UnicodeError, "telemetryHost or a proxy's URL is malformed"),
     (MemoryError, "there is no memory left"),
-    (below.HTTPError, "what answers does not speak HTTP"),
-    (http.client.HTTPException, "what answers does not speak HTTP"),
+    (below.HTTPError, "the answer is not HTTP"),
+    (http.client.HTTPException, "the answer is not HTTP"),
     (OSError, "the connection failed"),
 )
 

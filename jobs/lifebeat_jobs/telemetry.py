@@ -102,7 +102,7 @@ def _record(
     outbox = open_outbox(context)
     if context.instance_id is None:
         if outbox.note_once("no-id", str(context.clock.time())):
-            context.logger.warning("telemetry is off: the instance ID can be kept nowhere; set telemetryInstanceId")
+            context.logger.warning("telemetry is off: the instance ID cannot be stored; set telemetryInstanceId")
         return False
     sent_as, age = context.instance_id, None
     try:

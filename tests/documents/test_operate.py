@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hosts import Installation, end, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lifebeat.testing import PostHogServer
 
@@ -26,7 +26,7 @@ SOURCES = [*(ROOT / "scheduler/lifebeat").rglob("*.py"), *(ROOT / "jobs/lifebeat
 OURS = [path for path in SOURCES if "testing" not in path.parts]
 LEVELS = {
     "info": "info", "log": "info", "warning": "warning", "say_once": "warning", "_say_once": "warning",
-    "_warn": "warning", "_turn": "warning", "error": "error", "exception": "error",
+    "_warn": "warning", "warn": "warning", "error": "error", "exception": "error",
 }  # fmt: skip
 PRINTED = [path for path in OURS if "cli" in path.parts or path.stem == "installation"]
 SPOKEN_BY_A_LOGGER = {"info", "log", "warning", "error", "exception"}
@@ -43,14 +43,22 @@ def nodes_of(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text())))
 
 
+@functools.cache
+def constants_of(path: Path) -> dict[str, str]:
+    """Return the texts that a module has given a name."""
+    assigned = [one for one in nodes_of(path) if isinstance(one, ast.Assign) and isinstance(one.value, ast.Constant)]
+    return {ast.unparse(one.targets[0]): text_of(one.value) for one in assigned}
+
+
 def said_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines that one module can log."""
     for node in nodes_of(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
             name = node.func.attr
             if name in SPOKEN_BY_A_LOGGER and "logger" not in ast.unparse(node.func.value).lower():
                 continue
             words = node.args if name in SPOKEN_BY_A_LOGGER else node.args[-1:]
-            text = next((text_of(one) for one in words if text_of(one)), "…")
+            text = next((text_of(one, constants_of(path)) for one in words if text_of(one, constants_of(path))), "…")
             if not node_passes_on(path, node):
                 yield LEVELS[name], text
 
@@ -67,23 +75,27 @@ def reasons() -> set[str]:
     kinds = {"LifebeatError"}
     for _ in range(3):  # as deep as classes of errors may be
         kinds |= {one.name for one in classes if kinds & set(map(ast.unparse, one.bases))}
-    makers = kinds - {"ConfigError", "ConfigNotWritable"} | {"self._unavailable"}
+    printed, asking_again = {"ConfigError", "ConfigNotWritable"}, {"Busy", "UnknownJob"}
+    makers = kinds - printed - asking_again | {"self._unavailable", "OutboxUnavailable"}
     calls = [one for one in nodes if isinstance(one, ast.Call) and one.args and ast.unparse(one.func) in makers]
     return {text for one in calls if re.search(r"\w", text := text_of(one.args[0]))}
 
 
-def text_of(node: ast.expr) -> str:
-    """A message's own words."""
+def text_of(node: ast.expr, constants: Mapping[str, str] | None = None) -> str:
+    """Return a message's own words."""
+    if isinstance(node, ast.Name):
+        return (constants or {}).get(node.id, "")
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.sub(r"%(?:[sr]|\.\df)", "…", node.value)
+        return re.sub(r"%(?:[srdg]|\.\df)", "…", node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(str(one.value) if isinstance(one, ast.Constant) else "…" for one in node.values)
     return ""
 
 
 def explained() -> set[tuple[str, str]]:
-    """The lines of the page's table."""
-    return set(re.findall(r"^\| (\w+) \| `(.+?)` \|", PAGE.read_text(), re.MULTILINE))
+    """Return the lines of the page's table; one with backticks in it stands between two of them."""
+    rows = re.findall(r"^\| (\w+) \| (`+) ?(.+?) ?\2 \|", PAGE.read_text(), re.MULTILINE)
+    return {(level, line) for level, _, line in rows}
 
 
 def section(heading: str) -> str:
@@ -100,20 +112,20 @@ def commands(name: str) -> str:
     return found.group(1)
 
 
-def test_every_log_line_is_explained() -> None:
+def test_table_has_every_log_line_and_no_other() -> None:
     """The table has every line that the program can say, at its level, and none that it cannot."""
     assert said() - explained() == set()
     assert explained() - said() == set()
 
 
-def test_every_reason_is_explained() -> None:
+def test_table_has_every_reason_and_no_other() -> None:
     """So is every reason that an error of ours gives and a line passes on."""
     table = set(re.findall(r"^\| `(.+?)` \| [^|]+ \|$", section("What each log line means"), re.MULTILINE))
     assert reasons() - table == set()
     assert table - reasons() == set()
 
 
-def test_a_new_line_would_be_noticed(tmp_path: Path) -> None:
+def test_log_lines_are_found_in_every_form(tmp_path: Path) -> None:
     """Lines are found in whatever way they are said; what only hands one on is not taken for one."""
     source = tmp_path / "module.py"
     source.write_text(
@@ -135,7 +147,7 @@ def test_a_new_line_would_be_noticed(tmp_path: Path) -> None:
     ]
 
 
-def test_the_bounds_that_it_names() -> None:
+def test_named_bounds_are_the_defaults() -> None:
     """The bounds of the outbox are the defaults."""
     from lifebeat.settings.table import BY_NAME
 
@@ -166,11 +178,11 @@ def copied(installation: Installation, to: Path) -> Installation:
     return copy
 
 
-def follow(installation: Installation, name: str, state: str = "config") -> str:
+def follow(installation: Installation, name: str, state: str = "config/lifebeat") -> str:
     """Copy the page's commands into a shell, as its reader does."""
     environ = installation.environ()
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ.get('PATH', os.defpath)}"
-    script = commands(name).replace("STATE=config", f"STATE={state}")
+    script = commands(name).replace("STATE=config/lifebeat", f"STATE={state}")
     command, place = ["sh", "-eu", "-c", script], installation.directory
     done = subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -184,13 +196,15 @@ def machine(tmp_path: Path, name: str) -> Path:
     return place
 
 
-def test_a_move_stays_the_same(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
+def test_moved_installation_keeps_its_id(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
     """With its directories taken along it is the same installation; so is an image that was not cleaned."""
     first = live(installation, receiver)
     assert live(copied(installation, machine(tmp_path, "moved")), receiver) == first
 
 
-def test_a_copy_that_is_another(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
+def test_cleaned_copy_gets_an_id_of_its_own(
+    installation: Installation, receiver: PostHogServer, tmp_path: Path
+) -> None:
     """After the page's commands a copy of one that runs is an installation of its own, and both stay what they are."""
     process = installation.lifebeat("run")
     [started] = eventually(lambda: receiver.events)
@@ -202,7 +216,9 @@ def test_a_copy_that_is_another(installation: Installation, receiver: PostHogSer
     assert live(copy, receiver) == second
 
 
-def test_a_golden_image(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
+def test_machines_from_a_cleaned_image_get_ids_of_their_own(
+    installation: Installation, receiver: PostHogServer, tmp_path: Path
+) -> None:
     """Cleaned as the page says, what is made from an image are installations of their own."""
     first = live(installation, receiver)
     assert re.search(r"^instance id +-$", follow(installation, "image"), re.MULTILINE)
@@ -210,7 +226,7 @@ def test_a_golden_image(installation: Installation, receiver: PostHogServer, tmp
     assert len({first, *machines}) == 3
 
 
-def test_an_image_with_its_state_elsewhere(installation: Installation, receiver: PostHogServer) -> None:
+def test_image_is_cleaned_where_the_state_is_elsewhere(installation: Installation, receiver: PostHogServer) -> None:
     """The commands hold where the ID is kept as state, too."""
     state = installation.directory / "state"
     state.mkdir()
@@ -221,11 +237,12 @@ def test_an_image_with_its_state_elsewhere(installation: Installation, receiver:
     assert list(state.iterdir()) == []
 
 
-def test_erased(installation: Installation, receiver: PostHogServer) -> None:
+def test_erased_installation_leaves_nothing_and_stays_off(installation: Installation, receiver: PostHogServer) -> None:
     """After the page's commands nothing of the old installation is left, and it stays off."""
     first = live(installation, receiver)
     assert installation.run("setconfig", "telemetryEnabled", "false")[0] == 0
     follow(installation, "erase")
-    assert [path.name for path in installation.config.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in installation.config.iterdir()) == ["config.json", "lifebeat"]
+    assert list((installation.config / "lifebeat").iterdir()) == []
     assert first not in (installation.config / "config.json").read_text()
     assert json.loads((installation.config / "config.json").read_text())["telemetryEnabled"] is False

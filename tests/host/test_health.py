@@ -48,7 +48,10 @@ def test_a_frozen_host_is_not(installation: Installation) -> None:
     code, out, _ = installation.run("status", "--healthy", "--json")
     process.send_signal(signal.SIGCONT)
     assert code == 1
-    assert json.loads(out) == {"healthy": False, "reason": f"the scheduler of process {process.pid} stands still"}
+    assert json.loads(out) == {
+        "healthy": False,
+        "reason": f"the scheduler of process {process.pid} has stopped responding",
+    }
     eventually(lambda: is_well(installation))
 
 
@@ -63,7 +66,7 @@ def test_one_of_two_is_stuck(tmp_path: Path) -> None:
     there.stdout.readline()
     here = Health(tmp_path, lambda _: True)
     here.start()
-    assert ask(tmp_path) == (False, f"the scheduler of process {there.pid} stands still")
+    assert ask(tmp_path) == (False, f"the scheduler of process {there.pid} has stopped responding")
     there.kill()
     there.communicate()
     assert ask(tmp_path) == (True, "running")

@@ -130,7 +130,7 @@ def test_every_check_runs_that_has_what_it_needs(directory: Path) -> None:
         ("at: '9999-12-31T23:59', timezone: America/New_York", "is beyond the calendar"),
         ("at: '0001-01-01', timezone: Asia/Tokyo", "is beyond the calendar"),
         ("every: 1h, on_failure: 'hostexits:f'", "on_failure: importing 'hostexits' failed: it ends the process"),
-        ("every: 1h, args: {a: &x [*x]}", "the alias *x stands for nothing before it"),
+        ("every: 1h, args: {a: &x [*x]}", "the alias *x is not defined before it"),
     ],
 )
 def test_whatever_is_raised_is_that_jobs_problem(directory: Path, fields: str, message: str) -> None:

@@ -67,7 +67,7 @@ def test_every_number_of_every_field(field: Field) -> None:
         text = str(number)
         message = refusal(" ".join("*" if place != position else text for place in range(5)))
         assert message.startswith(f"the {field.name} {text!r} is ")
-        assert f"it takes {field.low} to {field.high}" in message
+        assert f"expected {field.low} to {field.high}" in message
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=[field.name for field in FIELDS])
@@ -147,7 +147,7 @@ def test_shorthands(shorthand: str, meaning: str) -> None:
         ("1.5", "is not understood"),
         ("1-2-3", "is not understood"),
         ("mon#1", "is not understood"),
-        ("1-60", "is out of range; it takes 0 to 59, *, a list (1,2), a range (1-5) or a step (*/2)"),
+        ("1-60", "is out of range; expected 0 to 59, *, a list (1,2), a range (1-5) or a step (*/2)"),
         ("0005", "is out of range"),
         ("5-1", "runs backwards; write 5-59,0-1"),
         ("59-0", "runs backwards; write 59,0"),

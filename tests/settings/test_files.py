@@ -262,7 +262,7 @@ DEEP = "a: " + "[" * MAX_DEPTH + "]" * MAX_DEPTH
         ("a: 1\n b: 2\n", "config.yaml:2:3: is not YAML: "),
         ("a: 1\n---\nb: 2\n", "config.yaml:2:1: a second document starts here; one file holds one document"),
         ("<<: {a: 1}\n", "config.yaml:1:1: merge keys (<<) are not followed here; write out our keys"),
-        ("a: 1\nb: *c\n", "config.yaml:2:4: the alias *c stands for nothing before it"),
+        ("a: 1\nb: *c\n", "config.yaml:2:4: the alias *c is not defined before it"),
         (DEEP, f"config.yaml:1:{MAX_DEPTH + 3}: is nested deeper than {MAX_DEPTH} levels"),
         ("a: 1\nappName: !x notes\n", "config.yaml:2:1: appName: the tag '!x' is not used here; write the value alone"),
         ("a: 1\nb: \x07\n", "config.yaml:2:4: "),
@@ -309,7 +309,7 @@ def test_what_is_not_a_file(tmp_path: Path, name: str) -> None:
     assert "cannot be read: it is a pipe, expected a regular file" in str(read(path).problems[0])
     path.unlink()
     path.symlink_to("nothing")
-    assert "is a link to a file that is not there; mend or remove it" in str(read(path).problems[0])
+    assert "is a link to a file that does not exist; fix or remove it" in str(read(path).problems[0])
     path.unlink()
     path.symlink_to(name)
     assert "cannot be read: " in str(read(path).problems[0])

@@ -404,7 +404,7 @@ def tls_server(raw: Callable[..., Raw], certificate: Path) -> Raw:
 def test_a_certificate_that_nobody_signed(raw: Callable[..., Raw], certificate: Path) -> None:
     """A certificate error is a failure whose words say what is wrong with the certificate."""
     answer = ask(f"https://127.0.0.1:{tls_server(raw, certificate).port}")
-    assert answer.words == "the TLS handshake failed: the certificate was not accepted, nobody signed it"
+    assert answer.words == "the TLS handshake failed: the certificate was not accepted, it is self-signed"
 
 
 def test_a_certificate_of_another_host(

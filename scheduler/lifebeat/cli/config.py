@@ -87,7 +87,7 @@ def _refuse_elsewhere(application: Application) -> None:
         return
     place = os.path.abspath(application.config_dir)  # noqa: PTH100 - pathlib has none that follows no link
     raise LifebeatError(
-        f"{place}: nothing of Lifebeat is here (no config file, no job file, no state), so nobody would hear of it; "
+        f"{place}: nothing of Lifebeat is here (no config file, no job file, no state), so it would have no effect; "
         "name the application's config directory with --config DIR, or put an empty config.yaml into this one"
     )
 

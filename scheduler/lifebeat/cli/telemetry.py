@@ -33,7 +33,9 @@ def add_commands(line: CommandLine) -> None:
     line.add("rotate-id", rotate_id)
     line.add("accept", accept)
     line.add("describe", describe).add_argument(
-        "--lock", metavar="FILE", help="write what can be sent to this file, which a test of the application holds"
+        "--lock",
+        metavar="FILE",
+        help="write what can be sent to this file, for a test of the application to compare with",
     )
 
 
@@ -161,7 +163,7 @@ def _lock(path: Path, contract: str, *, as_json: bool) -> int:
     if as_json:
         console.say_json({"file": os.path.abspath(path)})  # noqa: PTH100 - pathlib has none that follows no link
     else:
-        console.say(f"{os.path.abspath(path)}: holds what can be sent; keep it with the application's tests")  # noqa: PTH100 - as above
+        console.say(f"{os.path.abspath(path)}: written; keep it with the application's tests")  # noqa: PTH100 - as above
     return DONE
 
 

@@ -73,7 +73,7 @@ def ask(config_dir: Path) -> tuple[bool, str]:
         return False, f"no lifebeat run with the config directory {str(config_dir.resolve())!r} on this machine"
     unhealthy = [name.split("-")[2] for name in names if _answer(name) != _HEALTHY]
     if unhealthy:
-        return False, f"the scheduler of process {', '.join(unhealthy)} stands still"
+        return False, f"the scheduler of process {', '.join(unhealthy)} has stopped responding"
     return True, f"{len(names)} running" if len(names) > 1 else "running"
 
 

@@ -277,7 +277,7 @@ FIELDS: tuple[Field, ...] = (
         "args",
         "a mapping",
         "no arguments",
-        "The keyword arguments of the function, held against its signature before anything runs.",
+        "The keyword arguments of the function, checked against its signature before anything runs.",
         _parse_args,
         TRIGGERS,
         {"type": "object"},
@@ -324,7 +324,7 @@ FIELDS: tuple[Field, ...] = (
         "misfire_grace",
         _ZERO,
         "however late",
-        "How late a run may start before it is left out.",
+        "How late a run may start before it is skipped.",
         _parse_span,
         _TIMED,
         _DURATION,
@@ -351,8 +351,8 @@ FIELDS: tuple[Field, ...] = (
         "retry",
         "attempts and wait, such as {attempts: 3, wait: 10s}",
         "not at all",
-        "How a run that failed is tried again: how many runs there are at most, the first one included, and the time "
-        "before the second one, which grows from one to the next.",
+        "How a failed run is retried: the most runs there are, the first one included, and the wait before the second "
+        "one, which doubles each time.",
         _parse_retry,
         TRIGGERS,
         {

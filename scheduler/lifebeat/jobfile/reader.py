@@ -237,7 +237,7 @@ class _Files:
         if setting is not None:
             self._report(key, f"{name!r} is a setting: write {setting!r} into config.yaml or config.json")
         else:
-            hint = did_you_mean(name, words) or " (a job stands below `jobs:`, indented)"
+            hint = did_you_mean(name, words) or " (jobs belong below `jobs:`, indented)"
             self._report(key, f"unknown word {name!r}{hint}")
 
 

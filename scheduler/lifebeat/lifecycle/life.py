@@ -362,7 +362,9 @@ class Life:
             for problem in problems:
                 application.logger.error("edited config is not applied: %s", problem)
             for path in application.gone():
-                application.logger.warning("%s is gone or empty; what it said goes on until it is there again", path)
+                application.logger.warning(
+                    "%s is gone or empty; its last settings stay in force until it is back", path
+                )
             before, old_id = self._plan, self._instance_id
             if not problems or settings.opted_out:
                 self._apply(found)

@@ -84,7 +84,7 @@ class FileCoordinator:
                 self._lock.release()
                 raise
             if joined is None:
-                raise Unavailable(f"{self._lock.path}: another process holds it for itself; try again")
+                raise Unavailable(f"{self._lock.path}: another process holds the lock; try again")
             self._joined = joined
         return self._joined
 

@@ -77,7 +77,7 @@ def _parse_field(field: Field, text: str) -> frozenset[int] | None:
 def _parse_part(field: Field, part: str, text: str) -> set[int]:
     match = re.fullmatch(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\w+))?", part, re.ASCII)
     if match is None:
-        raise ValueError(f"the {field.name} {text!r} is not understood; it takes {_allowed(field)}")
+        raise ValueError(f"the {field.name} {text!r} is not understood; expected {_allowed(field)}")
     first, last, step = match.groups()
     if first is None:
         low, high = field.low, 6 if field.name == "day of the week" else field.high
@@ -104,7 +104,7 @@ def _number(field: Field, text: str, whole: str) -> int:
     if text in field.words:
         return field.words.index(text) + field.low
     if not text.isdecimal() or len(text) > 3 or not field.low <= int(text) <= field.high:  # noqa: PLR2004
-        raise ValueError(f"the {field.name} {whole!r} is out of range; it takes {_allowed(field)}")
+        raise ValueError(f"the {field.name} {whole!r} is out of range; expected {_allowed(field)}")
     return int(text)
 
 

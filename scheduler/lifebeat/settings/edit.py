@@ -311,7 +311,7 @@ def _edit(
                     return
     except OSError as error:
         raise _not_writable(path, error) from error
-    raise ConfigNotWritable(f"{safe_file.printable(path)}: somebody else keeps changing it; try again later")
+    raise ConfigNotWritable(f"{safe_file.printable(path)}: another program keeps changing it; try again later")
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ def from_file(path: Path) -> Layer:
     if data is None:
         if path.is_symlink():
             layer.state = "unreadable"
-            layer.problems.append(Problem(layer.label, "is a link to a file that is not there; mend or remove it"))
+            layer.problems.append(Problem(layer.label, "is a link to a file that does not exist; fix or remove it"))
         return layer
     document = text.parse(layer.label, data, depth=DEPTH, is_private=True)
     layer.state = _state(document)

@@ -252,7 +252,7 @@ KEYS: tuple[Key, ...] = (
         "telemetryHeartbeatInterval",
         DURATION,
         timedelta(hours=24),
-        "The time from one heartbeat to the next; at least a minute, but towards this machine.",
+        "The time from one heartbeat to the next; at least a minute, except when sending to this machine.",
     ),
     Key(
         "telemetryShutdownTimeout",
@@ -272,14 +272,14 @@ KEYS: tuple[Key, ...] = (
         "telemetryIdentity",
         IDENTITY,
         "installation",
-        "Who an event says that it is from. `installation`: the random ID. `monthly`: another ID each calendar month, "
+        "Which ID an event carries. `installation`: the random ID. `monthly`: another ID each calendar month, "
         "made from a secret that never leaves. `none`: a new random one with every event, and no `instance_id`.",
     ),
     Key(
         "telemetryNewFields",
         NEW_FIELDS,
         "ask",
-        "What becomes of events and properties that a later version wants to send besides. `ask`: they are left out "
+        "What happens to events and properties that a later version wants to add. `ask`: they are left out "
         "until `lifebeat accept`. `send`: they are sent.",
     ),
     Key(

@@ -48,7 +48,7 @@ _CANNOT_RECOVER = frozenset({8, 14})  # what reading answers where a journal wou
 _REASONS = {
     3: ("this user may not use it", _WRITABLE),
     8: ("it cannot be written", _WRITABLE),
-    10: ("its disk has an error", "look after its file system"),
+    10: ("its disk has an error", "check its file system"),
     13: ("its file system is full", _SPACE),
     14: ("it cannot be opened", _WRITABLE),
 }
@@ -307,7 +307,7 @@ class Database:
                 raise _Busy from None
             if code in _DAMAGE_CODES:
                 raise _Damaged("it is damaged, or not Lifebeat's") from error
-            reason, remedy = _REASONS.get(code, (f"SQLite has error {code}", "look after its file system"))
+            reason, remedy = _REASONS.get(code, (f"SQLite has error {code}", "check its file system"))
             raise self._unavailable(reason, remedy) from error
 
 

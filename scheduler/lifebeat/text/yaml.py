@@ -43,7 +43,7 @@ def parse(document: Document, depth: int = MAX_DEPTH) -> None:
 def _what_is_wrong(document: Document, at: int, problem: str) -> str:
     text = document.text
     if text[at : at + 1] == "\t":
-        return "a tab stands here; YAML is indented with spaces"
+        return "a tab in the indentation; indent YAML with spaces"
     unquoted = re.match(r"\s*(?:- +)?([\w-]+): +([*@`%&!|>].*?)\s*(?: #.*)?$", document.line(document.place(at)[0]))
     if unquoted and not document.is_private:
         name, value = unquoted[1], unquoted[2]
@@ -157,7 +157,7 @@ class _Parser:
             raise _Refusal(f"has more than {MAX_ALIASES} aliases (*name)", event)
         known = self._anchors.get(event.anchor)
         if known is None:
-            raise _Refusal(f"the alias *{event.anchor} stands for nothing before it", event)
+            raise _Refusal(f"the alias *{event.anchor} is not defined before it", event)
         self._count(known.values - 1, event)
         start, end = event.start_mark.index, event.end_mark.index
         return replace(known.node, start=start, end=end, is_alias=True, is_anchored=False)

@@ -78,7 +78,7 @@ class CeleryCoordinator:
                 return answer
             self._looked = answer
             if self._clock.monotonic() >= until or self._closed.wait(_LOOK_EVERY):
-                raise Unavailable("it is not known yet whether other processes of the application are in")
+                raise Unavailable("not known yet whether other processes of the application are running")
         return self._joined
 
     def agree(self, candidate: str) -> str:

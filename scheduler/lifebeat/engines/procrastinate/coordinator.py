@@ -81,7 +81,7 @@ class ProcrastinateCoordinator:
                 self._worker.remember(found.run)
                 self._joined = self._as_joined(found)
             elif left < _POLL:
-                raise Unavailable("PostgreSQL: waiting for a sign of life of the processes that were in before")
+                raise Unavailable("PostgreSQL: waiting to see whether the processes of before still run")
             else:
                 time.sleep(_POLL)
         return self._joined

@@ -123,5 +123,5 @@ def _database_of(app: procrastinate.App) -> str:
         return psycopg.conninfo.make_conninfo(pool.conninfo, **(pool.kwargs or {}))
     except (AttributeError, TypeError, psycopg.ProgrammingError):
         raise LifebeatError(
-            "the database cannot be told from the app's connector; give it: attach(app, database=URL, …)"
+            "the app's connector does not name its database; pass it: attach(app, database=URL, …)"
         ) from None

@@ -297,7 +297,7 @@ async def _time(connection: Connection) -> float:
 
 async def _row(connection: Connection, query: str, values: Any = None) -> tuple[Any, ...]:
     row = await (await connection.execute(query.encode(), values)).fetchone()
-    assert row is not None, "the row of table 'lifebeat' was deleted by somebody else"
+    assert row is not None, "the row of table 'lifebeat' was deleted by another program"
     return tuple(row)
 
 
