@@ -614,6 +614,43 @@ def test_what_an_engine_brings_runs_here(config: Path) -> None:
         process.life.run_claimed("s", instant)
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_skipped"),
+    [
+        ("every: 1h", True),
+        ("every: 1h, coalesce: false", False),
+        ("every: 1h, max_instances: 2", None),
+        ("at: 2020-01-01T00:00Z", False),
+    ],
+    ids=["coalescing", "each", "with room", "the last"],
+)
+def test_a_run_that_an_engine_brings_while_one_is_under_way(
+    config: Path, caplog: pytest.LogCaptureFixture, fields: str, is_skipped: bool | None
+) -> None:
+    """A job that coalesces skips it and says so, unless none follows; of others each comes again later."""
+    jobs(config, f"  s: {{run: 'test_life:hang', {fields}, once: application}}\n")
+    clock = FakeClock()
+    process = Process(config, clock).start(lambda _: Alone(clock))
+    life = process.life
+    assert life is not None
+    instant = int(clock.time() // 3600) * HOUR
+    released.clear()
+    first = threading.Thread(target=life.run_claimed, args=("s", instant))
+    first.start()
+    eventually(lambda: life._running["s"] == 1, 5)
+    if is_skipped is None:
+        released.set()
+    if is_skipped is False:
+        with pytest.raises(Busy):
+            life.run_claimed("s", instant + 1)
+    else:
+        life.run_claimed("s", instant + 1)
+    assert ("a run was skipped" in caplog.text) == bool(is_skipped)
+    released.set()
+    first.join()
+    process.stop()
+
+
 class Slow(Alone):
     """A coordinator whose server does not answer."""
 

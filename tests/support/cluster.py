@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -171,6 +172,7 @@ def lateness(runs: list[Run]) -> tuple[float, float]:
 
 def freeze(process: subprocess.Popen[str], seconds: float) -> None:
     """SIGSTOP a process for a while, as a suspended machine would be."""
-    os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(seconds)
-    os.kill(process.pid, signal.SIGCONT)
+    with contextlib.suppress(ProcessLookupError):  # it may be killed meanwhile
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(process.pid, signal.SIGCONT)

@@ -253,6 +253,9 @@ class Life:
     def run_claimed(self, job_id: str, instant: int) -> None:
         """Run what an engine's queue has brought to this process.
 
+        While as many runs as may be are under way, a job that coalesces is skipped if a later instant follows, as
+        APScheduler does: put back, the instants of a job that is slower than its interval would queue up for good.
+
         Raises:
             UnknownJob: The plan has no such job.
             Busy: As many runs of it as may be are under way here, or the process stops.
@@ -268,9 +271,14 @@ class Life:
             self.application.logger.warning("job %s: the run was missed by %.1f s", job_id, late / SECOND)
             return
         with self._lock:
-            if self._running[job_id] >= spec.max_instances:
+            if has_room := self._running[job_id] < spec.max_instances:
+                self._running[job_id] += 1
+        if not has_room:
+            instants = instants_of(spec.trigger, job_id=job_id, seed=planned.seed, started_at=self._started.wall)
+            if not spec.coalesce or instants is None or instants.after(instant) is None:
                 raise Busy(f"job {job_id}: {spec.max_instances} under way")
-            self._running[job_id] += 1
+            self.application.logger.warning("job %s: a run was skipped, as one is still running", job_id)
+            return
         try:
             self.call(spec, to_datetime(instant))
         finally:
