@@ -288,16 +288,18 @@ def _send_own(cluster: CeleryCluster, name: str) -> subprocess.Popen[str]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("workers", [2, 8])
-def test_250_instants(installation: Installation, redis: RedisServer, workers: int) -> None:
-    """Ten jobs on a grid of two seconds: 2,500 runs, none missed, none twice; prints how late they began."""
+def test_many_instants(installation: Installation, redis: RedisServer, workers: int) -> None:
+    """Ten jobs on a grid of 2 s: none missed, none twice; prints how late they began. ``INSTANTS`` says how many."""
     cluster = CeleryCluster(installation, redis.url, jobs=10, every="2s", fields="coalesce: false")
     for _ in range(workers):
         cluster.worker()
-    cluster.await_instants(250, 700)
+    instants = int(os.environ.get("INSTANTS", "250"))
+    cluster.await_instants(instants, instants * 2 + 200)
     cluster.end()
     runs = cluster.runs()
     p50, p99 = lateness(runs)
-    print(f"\n{workers} workers: {len(runs)} runs, late p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    print(f"\n{workers} workers: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}", end="")
+    print(f", late p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
     assert twice(runs) == []
     assert missed(runs, 2.0) == []
 

@@ -1,4 +1,4 @@
-"""Processes of one application are killed, stopped, frozen and started for a while, on each engine: counts are the truth."""
+"""Processes of one application are killed, stopped, frozen and started for minutes: each run once, counts the truth."""
 
 from __future__ import annotations
 
