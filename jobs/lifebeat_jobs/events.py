@@ -215,7 +215,7 @@ def declared() -> dict[str, Form]:
 
 
 def check_names(kind: type[Event], given: Collection[str]) -> None:
-    """See to it that what a host gives for its event are the properties of it, no more and no fewer.
+    """Raise ``TypeError`` unless a host gives exactly the properties that its event has.
 
     Raises:
         TypeError: They are not.

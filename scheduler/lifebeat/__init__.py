@@ -33,7 +33,7 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    """The names that bring more along are imported when they are asked for."""
+    """Import a name that brings more along when it is asked for."""
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -85,7 +85,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """How many seconds are left, never less than zero."""
+        """Return how many seconds are left, never less than zero."""
         return max(self._until - self._clock.monotonic(), 0.0)
 
 

@@ -32,7 +32,7 @@ class Consent:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything may be recorded and sent."""
+        """Return whether anything may be recorded and sent."""
         return self.state == "on"
 
     def __str__(self) -> str:

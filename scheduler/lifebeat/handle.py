@@ -275,7 +275,7 @@ class Lifebeat:
                 signals.raise_again()
 
     def _on_signal(self) -> bool:
-        """In the thread that watches: stop, in a thread of its own, for a signal that has come."""
+        """Stop, in a thread of its own, for a signal that has come; called in the thread that watches."""
         signals = self._signals
         if signals is None:
             return False
@@ -287,7 +287,7 @@ class Lifebeat:
         return False
 
     def _forget(self) -> None:
-        """In a forked child: the life is the parent's; the child has none until its own scheduler starts."""
+        """Forget the life in a forked child: it is the parent's."""
         self._life = self._starting = self._signals = None
 
 

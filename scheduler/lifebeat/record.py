@@ -67,18 +67,18 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The application's name and version, as far as it says them."""
+        """Return the application's name and version, as far as it says them."""
         known = (self.arguments.get("appName"), self.arguments.get("appVersion"))
         return " ".join(str(one) for one in known if one) or "lifebeat run"
 
     @property
     def is_running(self) -> bool:
-        """Whether that process still runs on this machine."""
+        """Return whether that process still runs on this machine."""
         return self.started[2] == clocks.SystemClock().boot_id() and _lives(self.process)
 
     @property
     def label(self) -> str:
-        """The layer's name: whose arguments these are, and since when or until when they were seen."""
+        """Return the layer's name: whose arguments these are, and since when or until when they were seen."""
         since = f"{datetime.fromtimestamp(self.started[0], tz=UTC):%Y-%m-%d %H:%M} UTC"
         seen = f"process {self.process}, since {since}" if self.is_running else f"last seen {since}"
         return f"host argument ({self.name}, {seen})"

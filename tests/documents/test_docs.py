@@ -238,7 +238,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_tests_that_are_named_exist() -> None:
     """A page that names a test as its proof names one that there is."""
     for page in DOCUMENTS:
-        for file, name in re.findall(r"`tests/(\w+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        for file, name in re.findall(r"`tests/([\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
             assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{page.name}: {file}::{name}"
 
 

@@ -57,12 +57,12 @@ class Application(lifecycle.Application):
 
     @property
     def config_dir(self) -> Path:
-        """The config directory."""
+        """Return the config directory."""
         return self.source.config_dir
 
     @property
     def settings(self) -> Settings:
-        """The merged settings as they are now."""
+        """Return the merged settings as they are now."""
         return self.source.read()
 
     def consent(self) -> Consent:
@@ -89,7 +89,7 @@ class Application(lifecycle.Application):
 
     @property
     def telemetry(self) -> JobModule:
-        """What the telemetry job module offers beside its jobs; imported when a command asks for it."""
+        """Return what the telemetry job module offers beside its jobs; imported when a command asks for it."""
         self.load()  # the modules of jobs may declare events
         return cast("JobModule", importlib.import_module(TELEMETRY))
 

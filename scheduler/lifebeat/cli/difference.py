@@ -48,7 +48,7 @@ class Difference:
     changed: tuple[Change, ...]
 
     def __bool__(self) -> bool:
-        """Whether anything differs."""
+        """Return whether anything differs."""
         return bool(self.added or self.removed or self.changed)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def written(key: Key, value: Any) -> Any:
-    """A value as a file would have it; that of a secret key is masked."""
+    """Return a value as a file would have it; that of a secret key is masked."""
     from lifebeat.text.durations import format_duration
 
     if value is None:
@@ -26,7 +26,7 @@ def written(key: Key, value: Any) -> Any:
 
 
 def as_list(settings: Settings, *, with_layers: bool) -> list[dict[str, Any]]:
-    """Each key with its value and its source, for programs; with what each layer said, lowest first."""
+    """Return each key with its value and its source, for programs; with the value of each layer, lowest first."""
     return [_as_dict(key, settings, with_layers=with_layers) for key in KEYS]
 
 
@@ -49,12 +49,12 @@ def _source(key: Key, settings: Settings) -> str | None:
 
 
 def _counting(said: tuple[LayerValue, ...], sources: str) -> LayerValue | None:
-    """What counts: the last word of the layer that decided."""
+    """Return what counts: the last value of the layer that decided."""
     return next((one for one in reversed(said) if one.layer == sources and one.value is not None), None)
 
 
 def _is_valid(key: Key, one: LayerValue) -> bool:
-    """Whether what was written can be read; a switch that cannot counts as off, and is no less wrong."""
+    """Return whether a value can be read; a switch that cannot counts as off, and is no less wrong."""
     try:
         key.kind.parse(one.written)
     except ValueError:
@@ -63,13 +63,13 @@ def _is_valid(key: Key, one: LayerValue) -> bool:
 
 
 def as_table(settings: Settings) -> str:
-    """A table of the merged settings."""
+    """Return a table of the merged settings."""
     rows = [(key.name, cell(written(key, settings.value(key.name))), _source(key, settings)) for key in KEYS]
     return console.table(("key", "value", "set by"), rows)
 
 
 def layers_as_table(settings: Settings, labels: list[str]) -> str:
-    """What each layer said about each key, lowest first; ``>`` is before the one that counts.
+    """Return what each layer says about each key, lowest first; ``>`` is before the one that counts.
 
     Args:
         settings: The merged settings.
@@ -88,7 +88,7 @@ def layers_as_table(settings: Settings, labels: list[str]) -> str:
 
 
 def _heard(one: dict[str, Any]) -> str:
-    """In words, without what was written where it is not valid: it may be a key in the wrong place."""
+    """Return a value in words, without what was written where it is not valid: it may be a key in the wrong place."""
     if one["valid"]:
         return cell(one["value"])
     return "(not valid)" if one["value"] is None else f"(not valid, counts as {cell(one['value'])})"

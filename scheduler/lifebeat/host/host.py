@@ -119,7 +119,7 @@ class Host:
                 notifier.ready(self._status())
 
     def _status(self) -> str:
-        """One line on how it stands, for people."""
+        """Return one line on how the host is, for people."""
         settings, found = self.application.source.read(), self.application.load()
         problems = (*settings.problems, *found.problems)
         if problems:

@@ -73,7 +73,7 @@ class Job:
 
     @property
     def is_telemetry(self) -> bool:
-        """Whether it is one of telemetry's, as far as can be seen."""
+        """Return whether it is one of telemetry's, as far as can be seen."""
         run = self._fields.get("run", (None, None))[1]
         return isinstance(run, Scalar) and targets.is_telemetry(run.text)
 

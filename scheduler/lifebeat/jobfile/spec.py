@@ -72,7 +72,7 @@ class JobSpec:
 
     @property
     def is_telemetry(self) -> bool:
-        """Whether it belongs to the telemetry job module that Lifebeat ships, and not to the host."""
+        """Return whether it belongs to the telemetry job module that Lifebeat ships, and not to the host."""
         return targets.is_telemetry(self.run)
 
 

@@ -22,7 +22,7 @@ def complete(work: Coroutine[Any, Any, Any]) -> None:
 
 
 def are_threads_green() -> bool:
-    """Whether gevent has put its greenlets in the place of threads: many in one thread of the system."""
+    """Return whether gevent has put its greenlets in the place of threads: many in one thread of the system."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 

@@ -70,7 +70,7 @@ class Inotify:
 
 
 def is_shared(directory: str) -> bool:
-    """Whether other machines may change it, of which this one would not be told."""
+    """Return whether other machines may change it, of which this one would not be told."""
     about = (ctypes.c_long * 64)()  # longer than the structure, whose first field is the number
     if _libc.statfs(os.fsencode(directory), ctypes.byref(about)):
         return False

@@ -93,7 +93,7 @@ class Life:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not been stopped."""
+        """Return whether it has not been stopped."""
         return self._ending is None and not self._is_over
 
     # -- start -------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Life:
 
     @property
     def _has_work(self) -> bool:
-        """Whether there is anything to run or to watch for: off makes no thread."""
+        """Return whether there is anything to run or to watch for: off makes no thread."""
         return bool(self._specs) or self.application.consent().state != "off"
 
     def _begin(self, _: datetime) -> None:
@@ -352,7 +352,7 @@ class Life:
                 self._scheduler.add_once(name, delay, run, is_hosts=is_hosts)
 
     def forget(self) -> None:
-        """In a forked child: this life is the parent's."""
+        """Forget this life in a forked child: it is the parent's."""
         atexit.unregister(self.stop)
         self._lock = threading.RLock()
         self._is_over = True
@@ -389,7 +389,7 @@ class Life:
         return next(iter(seeds), None)
 
     def _begin_another_installation(self) -> None:
-        """The ID was rotated: what runs from here on is another installation, with an uptime of its own."""
+        """Go on as another installation, with an uptime of its own: the ID was rotated."""
         self._started = clocks.now(self.application.clock)
         if self._membership.joined is not None:
             self._membership.joined = replace(self._membership.joined, started=self._started)

@@ -41,12 +41,12 @@ class Process:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What no other process shares with it."""
+        """Return what no other process shares with it."""
         return self.pid, self.started
 
 
 def world() -> str | None:
-    """What pids and starts are counted in: this run of the machine and this container; ``None`` without ``/proc``."""
+    """Return what pids and starts are counted in, this boot and this container; ``None`` without ``/proc``."""
     try:
         if (_PROC / "self").readlink().name != str(os.getpid()):
             return None
@@ -56,12 +56,12 @@ def world() -> str | None:
 
 
 def now() -> int:
-    """The time in clock ticks since the machine started, as ``Process.started`` counts."""
+    """Return the time in clock ticks since the machine started, as ``Process.started`` counts."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _ticks_per_second())
 
 
 def find(pid: int) -> Process | None:
-    """The process with that pid; ``None`` if it does not live, a zombie included."""
+    """Return the process with that pid; ``None`` if it does not live, a zombie included."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         command = (_PROC / str(pid) / "cmdline").read_bytes()
@@ -74,7 +74,7 @@ def find(pid: int) -> Process | None:
 
 
 def starting(me: Process, at: int) -> list[Process]:
-    """The processes that may be starting as what ``me`` is: of one parent, of one make, and young.
+    """Return the processes that may be starting as what ``me`` is: of one parent, of one make, and young.
 
     Args:
         me: The process that asks.
@@ -93,13 +93,13 @@ def starting(me: Process, at: int) -> list[Process]:
 
 
 def lives(process: Process) -> bool:
-    """Whether it still lives and still is what it was: not a zombie, and not another program by now."""
+    """Return whether it still lives and still is what it was: not a zombie, and not another program by now."""
     found = find(process.pid)
     return found is not None and found.started == process.started and alike(process, found)
 
 
 def alike(one: Process, other: Process) -> bool:
-    """Whether both are forks of one program, or both children that ``multiprocessing`` spawned for work.
+    """Return whether both are forks of one program, or both children that ``multiprocessing`` spawned for work.
 
     Two that were merely started by the same command are not: a test runner's or a supervisor's processes share that.
     ``multiprocessing``'s own resource tracker is neither.

@@ -76,7 +76,7 @@ class Run(NamedTuple):
 
     @property
     def unfinished(self) -> Unfinished | None:
-        """The run, if it was left to successors and nobody has continued it."""
+        """Return the run, if it was left to successors and nobody has continued it."""
         return None if self.left is None else Unfinished(self.id, _moment(self.started), _moment(self.left))
 
 

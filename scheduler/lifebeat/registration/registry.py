@@ -72,17 +72,17 @@ class Registry:
 
     @property
     def is_running(self) -> bool:
-        """Whether the scheduler runs."""
+        """Return whether the scheduler runs."""
         return bool(self._scheduler.running)
 
     @property
     def is_loop_bound(self) -> bool:
-        """Whether the scheduler runs on an event loop, which must not be held up."""
+        """Return whether the scheduler runs on an event loop, which must not be held up."""
         return running_loop() is not None or _kind(self._scheduler) not in {"background", "blocking"}
 
     @property
     def event_loop(self) -> Any:
-        """The asyncio loop that the scheduler runs on; ``None`` if it runs in threads."""
+        """Return the asyncio loop that the scheduler runs on; ``None`` if it runs in threads."""
         return self._store.loop
 
     def responds(self, timeout: float) -> bool:

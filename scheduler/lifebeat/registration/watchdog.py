@@ -37,12 +37,12 @@ class Pulse(MemoryJobStore):  # type: ignore[misc]  # APScheduler ships no types
         self._next = clock.monotonic()
 
     def get_due_jobs(self, now: datetime) -> list[Any]:  # noqa: ARG002 - the clock on the wall, which may jump
-        """No job; but a beat, if it is time for one."""
+        """Return no job, and send a beat if it is time for one."""
         if self._clock.monotonic() >= self._next:
             self._next = self._clock.monotonic() + self._period
             threads.start("watchdog", self._beat)
         return []
 
     def get_next_run_time(self) -> datetime:
-        """When to ask again."""
+        """Return when to ask again."""
         return datetime.now(tz=UTC) + timedelta(seconds=max(self._next - self._clock.monotonic(), 0.0))

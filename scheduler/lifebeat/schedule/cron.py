@@ -43,7 +43,7 @@ _SHORTHANDS = {
 
 
 def parse(expression: str) -> list[frozenset[int] | None]:
-    """The numbers that each of the five fields stands for; ``None`` for ``*``. Sunday is 0.
+    """Return the numbers that each of the five fields stands for; ``None`` for ``*``. Sunday is 0.
 
     Raises:
         ValueError: Which field is wrong, and what it takes.
@@ -136,11 +136,11 @@ class Calendar:
         self._zone = zone(timezone)
 
     def local_date(self, moment: datetime) -> date:
-        """The day that it is at a moment."""
+        """Return the day that it is at a moment."""
         return moment.astimezone(self._zone).date()
 
     def on(self, day: date) -> list[int]:
-        """The instants of the runs that belong to a day, in order; a jump of the clock may move one into the next."""
+        """Return the instants of a day's runs, in order; a jump of the clock may move one into the next."""
         if not self._holds(day):
             return []
         midnight = datetime.combine(day, time())
@@ -158,7 +158,7 @@ class Calendar:
         return fits_day or fits_weekday if self._either else fits_day and fits_weekday
 
     def _at(self, midnight: datetime, minute: int) -> list[int]:
-        """The instants at which the clock on the wall shows a minute of a day: one, or two, or none."""
+        """Return the instants at which the clock on the wall shows a minute of a day: one, or two, or none."""
         written = (midnight + timedelta(minutes=minute)).replace(tzinfo=self._zone)
         first, second = to_instant(written), to_instant(written.replace(fold=1))
         if first > second:  # the clock never shows it; ``first`` is later by the length of the jump

@@ -26,7 +26,7 @@ def to_instant(moment: datetime) -> int:
 
 
 def to_datetime(instant: int) -> datetime:
-    """The instant as a moment in UTC."""
+    """Return the instant as a moment in UTC."""
     return EPOCH + timedelta(microseconds=instant)
 
 
@@ -34,11 +34,11 @@ class Instants(Protocol):
     """The instants of a job."""
 
     def after(self, instant: int) -> int | None:
-        """The first instant later than ``instant``; ``None`` if there is none."""
+        """Return the first instant later than ``instant``; ``None`` if there is none."""
         ...
 
     def latest(self, instant: int) -> int | None:
-        """The last instant that is not later than ``instant``; ``None`` if there is none or it is not known."""
+        """Return the last instant that is not later than ``instant``; ``None`` if there is none or it is not known."""
         ...
 
 
@@ -68,12 +68,12 @@ class Single(NamedTuple):
 
 
 def spread(text: str, width: int) -> int:
-    """A number from 0 up to ``width``, evenly spread over texts and always the same for one of them."""
+    """Return a number from 0 up to ``width``, evenly spread over texts and always the same for one of them."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]) % width
 
 
 def jitter_of(job_id: str, seed: str, instant: int, jitter: timedelta) -> int:
-    """The random delay of one run, in microseconds.
+    """Return the random delay of one run, in microseconds.
 
     Made from the run's identity: every process of an installation draws the same, and a restart between the instant
     and its run neither loses nor repeats it.
@@ -83,7 +83,7 @@ def jitter_of(job_id: str, seed: str, instant: int, jitter: timedelta) -> int:
 
 
 def zone(name: str) -> ZoneInfo:
-    """The time zone.
+    """Return the time zone.
 
     Raises:
         ValueError: There is none of that name.

@@ -68,7 +68,7 @@ class CronInstants:
         return max((one for one in self._near(instant, -1, lambda one: one <= instant)), default=None)
 
     def _near(self, instant: int, direction: int, wanted: Callable[[int], bool]) -> list[int]:
-        """The wanted instants of the nearest day that has any, and of the day behind it: clocks that jump mix them."""
+        """Return the instants of the nearest day that has any, and of the day behind it: clocks that jump mix them."""
         today = self._calendar.local_date(to_datetime(instant)).toordinal()
         last = min(max(today + direction * CRON_DAYS, date.min.toordinal() + 1), date.max.toordinal() - 2)
         for day in range(today - direction, last, direction):
@@ -79,7 +79,7 @@ class CronInstants:
 
 
 def instants_of(trigger: Trigger, *, job_id: str, seed: str, started_at: float) -> Instants | None:
-    """The instants of a trigger; ``None`` for start and shutdown, which have none.
+    """Return the instants of a trigger; ``None`` for start and shutdown, which have none.
 
     Args:
         trigger: The trigger.

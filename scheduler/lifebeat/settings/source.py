@@ -82,18 +82,18 @@ class ConfigSource:
 
     @property
     def deployment(self) -> str | None:
-        """The name of the overlay in use; ``None`` for none."""
+        """Return the name of the overlay in use; ``None`` for none."""
         return self._deployment or self.environ.get("LIFEBEAT_DEPLOYMENT") or None
 
     @property
     def overlay(self) -> Path | None:
-        """The overlay's file; ``None`` where no deployment is named, or by what cannot be a name."""
+        """Return the overlay's file; ``None`` where no deployment is named, or by what cannot be a name."""
         name = self.deployment
         return self.config_dir / "deployments" / f"{name}.yaml" if name and _is_name(name) else None
 
     @property
     def job_file(self) -> Path:
-        """The config directory's own job file; it need not exist."""
+        """Return the config directory's own job file; it need not exist."""
         return self.config_dir / JOB_FILE
 
     def files(self) -> list[Path]:
@@ -146,7 +146,7 @@ class ConfigSource:
         return known[1]
 
     def _no_directory(self) -> Problem | None:
-        """What is wrong with the directory, said once and not of each file."""
+        """Return what is wrong with the directory, once and not for each file."""
         try:
             os.stat(f"{self.config_dir}/.")  # noqa: PTH116 - a path would drop the dot, and with it the question
         except FileNotFoundError:

@@ -206,12 +206,12 @@ class Key:
 
     @property
     def attribute(self) -> str:
-        """Its name in code."""
+        """Return its name in code."""
         return _snake(self.name).removeprefix("telemetry_")
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
+        """Return its name in the environment."""
         return _snake(self.name).upper()
 
 

@@ -97,12 +97,12 @@ class Database:
 
     @property
     def name(self) -> str:
-        """What to call it towards people."""
+        """Return what to call it in messages."""
         return "the state in memory" if self.path is None else safe_file.printable(self.path)
 
     @property
     def exists(self) -> bool:
-        """Whether there is a file, or here something in memory."""
+        """Return whether there is a file, or here something in memory."""
         return self.path.exists() if self.path is not None else self._memory is not None and self._memory.is_filled
 
     def run(
@@ -201,7 +201,7 @@ class Database:
         raise AssertionError
 
     def _prepare(self, connection: Connection, *, may_make: bool) -> bool:
-        """See that our tables are there, and make them where they may be made; returns whether they are."""
+        """Make our tables where they may be made, and return whether they are there."""
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables:
             _check_header(connection)

@@ -182,7 +182,7 @@ def _candidates(environ: Mapping[str, str], config_dir: Path, app_name: str | No
 
 
 def _fallback_name(config_dir: Path, app_name: str | None) -> str:
-    """One directory per installation. Links are not followed: a link to the current release moves with each one."""
+    """Return a name per installation; links are not followed, as one to the current release moves with each one."""
     place = os.path.abspath(config_dir)  # noqa: PTH100 - pathlib has none that takes out `..` and follows no link
     import hashlib
 
@@ -218,7 +218,7 @@ def _refusal(path: Path, *, create: bool) -> str | None:
 
 
 def _nearest(path: Path) -> Path:
-    """The directory itself, or the nearest above it that exists."""
+    """Return the directory itself, or the nearest above it that exists."""
     for there in (path, *path.parents):
         try:
             mode = there.stat().st_mode

@@ -27,22 +27,22 @@ class Arrivals:
 
     @property
     def requests(self) -> list[Request]:
-        """Every request that arrived whole, on any path, whatever the answer was."""
+        """Return every request that arrived whole, on any path, whatever the answer was."""
         with self._changed:
             return list(self._requests)
 
     @property
     def events(self) -> list[Event]:
-        """Every event of a batch that was answered with 200, in order, repeats included."""
+        """Return every event of a batch that was answered with 200, in order, repeats included."""
         with self._changed:
             return list(self._events)
 
     def names(self) -> list[str]:
-        """The names of ``events``."""
+        """Return the names of ``events``."""
         return [str(event.get("event")) for event in self.events]
 
     def distinct(self) -> set[tuple[str, str, str, str]]:
-        """What is left of ``events`` once repeats are removed: (uuid, timestamp, event, distinct_id).
+        """Return ``events`` without repeats: (uuid, timestamp, event, distinct_id).
 
         Stricter than PostHog, which compares only the date of the timestamp.
         """

@@ -54,5 +54,5 @@ def hold_contract(lock: str | os.PathLike[str], *, modules: Iterable[str] = ()) 
 
 @pytest.fixture
 def telemetry_contract() -> HoldContract:
-    """What holds the contract of an application's telemetry."""
+    """Return what compares what can be sent with the contract of the application's telemetry."""
     return hold_contract

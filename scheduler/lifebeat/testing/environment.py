@@ -21,7 +21,7 @@ _OF_THE_CALLER = (
 
 
 def telemetry_allowed(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """A copy of the environment in which Lifebeat may send to a loopback address, also under CI and under pytest.
+    """Return a copy of the environment in which Lifebeat may send to this machine, also under CI and under pytest.
 
     What the caller's own environment says about telemetry, configuration and state is left out of it.
     """

@@ -53,7 +53,7 @@ class Conversation(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = converse  # noqa: N815  the names that the base class calls
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
-        """Nothing is logged."""
+        """Log nothing."""
 
     def _read(self) -> Request | None:
         length = self.headers.get("Content-Length", "0")
@@ -107,7 +107,7 @@ class Listener(ThreadingHTTPServer):
             self._serving.start()
 
     def waiting(self) -> bool:
-        """Whether a connection waits to be accepted."""
+        """Return whether a connection waits to be accepted."""
         return self._serving is not None and bool(select.select([self], [], [], 0)[0])
 
     def stop_serving(self) -> None:
@@ -143,7 +143,7 @@ class Listener(ThreadingHTTPServer):
         thread.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no error."""
+        """Ignore a client that has gone."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 

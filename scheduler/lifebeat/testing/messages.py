@@ -34,7 +34,7 @@ class Request:
     received_at: float
 
     def json(self) -> Any:
-        """The body as JSON.
+        """Return the body as JSON.
 
         Raises:
             ValueError: It is not JSON.
@@ -42,7 +42,7 @@ class Request:
         return json.loads(self.body)
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, in any case; ``None`` where there is none."""
+        """Return the first header of that name, in any case; ``None`` where there is none."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
@@ -65,12 +65,12 @@ class Answer:
 
 
 def refusal(status: int, detail: str) -> Answer:
-    """A refusal whose JSON says why."""
+    """Return a refusal whose JSON says why."""
     return Answer(status, json.dumps({"status": status, "detail": detail}).encode())
 
 
 def events_in(request: Request) -> list[Event] | None:
-    """The events of a batch; ``None`` where the body is none."""
+    """Return the events of a batch; ``None`` where the body is none."""
     try:
         document = request.json()
     except ValueError:
@@ -83,5 +83,5 @@ def events_in(request: Request) -> list[Event] | None:
 
 
 def identity(event: Event) -> tuple[str, str, str, str]:
-    """What makes two events the same one, were the whole timestamp compared: (uuid, timestamp, event, distinct_id)."""
+    """Return what makes two events the same one: (uuid, timestamp, event, distinct_id)."""
     return str(event.get("uuid")), str(event.get("timestamp")), str(event.get("event")), str(event.get("distinct_id"))

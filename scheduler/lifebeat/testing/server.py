@@ -80,12 +80,12 @@ class PostHogServer(Arrivals):
 
     @property
     def url(self) -> str:
-        """Where it is, such as ``http://127.0.0.1:43121``."""
+        """Return where it is, such as ``http://127.0.0.1:43121``."""
         return f"http://{self._address}:{self.port}"
 
     @property
     def connections(self) -> int:
-        """How many connections were made, also if nothing was ever sent over them."""
+        """Return how many connections were made, also if nothing was ever sent over them."""
         with self._changed:
             # A connection that the kernel has and we have not yet is one too: "none" must be none.
             self._changed.wait_for(lambda: self._listener is None or not self._listener.waiting(), _STOP_TIMEOUT)

@@ -50,7 +50,7 @@ class Document:
 
     @property
     def is_json(self) -> bool:
-        """Whether it is written in JSON, by its name."""
+        """Return whether it is written in JSON, by its name."""
         return self.source.endswith(".json")
 
     def place(self, offset: int) -> tuple[int, int]:
@@ -97,22 +97,22 @@ class Node:
 
     @property
     def source(self) -> str:
-        """The file."""
+        """Return the file."""
         return self.document.source
 
     @property
     def line(self) -> int:
-        """The line that it begins in, from 1."""
+        """Return the line that it begins in, from 1."""
         return self.document.place(self.start)[0]
 
     @property
     def column(self) -> int:
-        """The column that it begins in, from 1."""
+        """Return the column that it begins in, from 1."""
         return self.document.place(self.start)[1]
 
     @property
     def is_null(self) -> bool:
-        """Whether nothing is written, or null."""
+        """Return whether nothing is written, or null."""
         return False
 
 

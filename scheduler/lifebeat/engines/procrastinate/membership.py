@@ -89,16 +89,16 @@ class Member:
 
     @property
     def is_seen_dead(self) -> bool:
-        """Whether it was a process of this machine that has ended."""
+        """Return whether it was a process of this machine that has ended."""
         return self._is_here and _start_of(self.value["pid"]) != self.value["started"]
 
     @property
     def is_seen_alive(self) -> bool:
-        """Whether it is a process of this machine that lives."""
+        """Return whether it is a process of this machine that lives."""
         return self._is_here and not self.is_seen_dead
 
     def is_overdue(self, seconds: float) -> bool:
-        """Whether it has not renewed its row for so long."""
+        """Return whether it has not renewed its row for so long."""
         return self.now - self.renewed > seconds
 
     @property

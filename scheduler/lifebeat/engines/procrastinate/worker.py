@@ -119,7 +119,7 @@ class Worker:
         self._notes |= notes
 
     def forget(self) -> None:
-        """This process leaves: its row is not renewed any more."""
+        """Leave: the row of this process is not renewed any more."""
         self._application = None
 
     def drain(self, timeout: float) -> bool:
@@ -350,7 +350,7 @@ class InHand:
             return {"running": sorted(self._running), "ended": sorted(self._ended)}
 
     def settle(self, told: dict[str, list[int]]) -> None:
-        """The others were told; forget what they have known for long enough."""
+        """Forget what the others have known for long enough."""
         now = time.monotonic()
         with self._changed:
             for row in told["ended"]:
