@@ -167,25 +167,19 @@ class Outbox:
 
     # -- delivery ----------------------------------------------------------------------------------------------
 
-    def due(self, limit: int, *, early: bool = False, skip: int = 0) -> list[Entry]:
+    def due(self, limit: int, *, early: bool = False) -> list[Entry]:
         """Return the events to send now, oldest first.
 
         Args:
             limit: How many at most.
             early: Whether events whose next attempt is still to come are wanted too.
-            skip: How many of the oldest are not wanted.
         """
-        which = f"state = 'waiting' AND (:early OR {rows.LEFT} <= 0) ORDER BY id LIMIT :limit OFFSET :skip"
-        work = partial(_entries, which, {"early": early, "limit": limit, "skip": skip})
+        which = f"state = 'waiting' AND (:early OR {rows.LEFT} <= 0) ORDER BY id LIMIT :limit"
+        work = partial(_entries, which, {"early": early, "limit": limit})
         try:  # not only reading: who delivers undoes first what a killed process has left half done
             return self._write(work, "update", [])
         except OutboxUnavailable:  # such as on a full disk
             return self._read(work, [])
-
-    def is_waiting(self, uuid: str) -> bool:
-        """Return whether the event of that ID waits."""
-        sql = "SELECT count(*) FROM event WHERE uuid = ? AND state = 'waiting'"
-        return self._read(lambda connection, _: connection.execute(sql, (uuid,)).fetchone() == (1,), missing=False)
 
     def entries(self, limit: int = 100, state: State | None = None) -> list[Entry]:
         """Return the last events recorded, newest first; ``None`` means in any state."""

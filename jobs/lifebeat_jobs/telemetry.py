@@ -21,7 +21,6 @@ from lifebeat_jobs import agreement, description, events, identity, privacy
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -235,20 +234,14 @@ def _deadline(context: JobContext) -> float | None:
     return context.clock.monotonic() + sending.total_seconds()
 
 
-def _flush(
-    context: JobContext,
-    deadline: float | None,
-    *,
-    all_waiting: bool,
-    progress: Callable[[int], None] | None = None,
-) -> int:
+def _flush(context: JobContext, deadline: float | None, *, all_waiting: bool) -> int:
     from lifebeat_jobs.delivery import Delivery
 
     outbox = open_outbox(context)
     if context.read_consent().is_on:
         _begin_if_pending(context, outbox)
     delivery = Delivery(context, outbox, deadline, leaving=not all_waiting)
-    while not delivery.run(all_waiting=all_waiting, progress=progress):
+    while not delivery.run(all_waiting=all_waiting):
         if deadline is not None and context.clock.monotonic() >= deadline:
             break
         time.sleep(_POLL)
@@ -258,10 +251,10 @@ def _flush(
 # What hosts and commands ask for
 
 
-def flush(context: JobContext, timeout: timedelta | None, progress: Callable[[int], None] | None = None) -> int:
+def flush(context: JobContext, timeout: timedelta | None) -> int:
     """Deliver everything that waits, also what waits for its next attempt, and return how many were delivered."""
     deadline = None if timeout is None else context.clock.monotonic() + timeout.total_seconds()
-    return _flush(context, deadline, all_waiting=True, progress=progress)
+    return _flush(context, deadline, all_waiting=True)
 
 
 def leaving(context: JobContext) -> None:

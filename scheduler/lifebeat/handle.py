@@ -160,15 +160,11 @@ class Lifebeat:
         settings, source = self._source.read(), self._source
         if not settings.opted_out or self._has_own_jobs():
             return False
-        from lifebeat.storage import state_dir as statedir
+        from lifebeat import record
+        from lifebeat.storage.state_dir import DATABASE_FILE
 
-        found = statedir.state_dir(
-            setting=settings.state_dir,
-            environ=source.environ,
-            config_dir=source.config_dir,
-            app_name=settings.app_name,
-        )
-        return found.path is None or not (found.path / statedir.DATABASE_FILE).exists()
+        state = record.state_dir(source, settings)
+        return state is None or not (state / DATABASE_FILE).exists()
 
     # -- for attach --------------------------------------------------------------------------------------------------
 
@@ -225,7 +221,6 @@ class Lifebeat:
             return
         # What has to be imported would hold up the loop.
         started = self._starting = threading.Event()
-
         logger = get_logger()
 
         def start() -> None:

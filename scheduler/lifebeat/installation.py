@@ -65,14 +65,13 @@ def known_id(settings: Settings, state_dir: Path | None) -> str | None:
     return statedir.read_id(state_dir / statedir.ID_FILE) if state_dir else None
 
 
-def make_id(settings: Settings, config_dir: Path, state_dir: Path | None, candidate: str | None = None) -> str | None:
+def make_id(settings: Settings, config_dir: Path, state_dir: Path | None) -> str | None:
     """Return the ID, made and kept if there is none yet: in the config file, else in the state directory.
 
     Args:
         settings: The merged settings.
         config_dir: The config directory.
         state_dir: The state directory; ``None`` where no directory can be written.
-        candidate: The ID to keep if there is none; ``None`` for a random one.
 
     Returns:
         ``None`` where it cannot be kept: an ID that changes with every start would make the counts untrue.
@@ -80,7 +79,7 @@ def make_id(settings: Settings, config_dir: Path, state_dir: Path | None, candid
     known = known_id(settings, state_dir)
     if known is not None:
         return known
-    candidate = candidate or new_id()
+    candidate = new_id()
     try:
         return edit.set_key_if_absent(_config_file(config_dir), KEY, candidate)
     except (edit.ConfigNotWritable, ConfigError):

@@ -228,4 +228,3 @@ def _update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]])
 
 def _differs(state_dir: Path, content: dict[str, Any]) -> bool:
     return _content(state_dir) != content
-    return False

@@ -11,9 +11,11 @@ import hashlib
 import os
 import socket
 import struct
-import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lifebeat.storage import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +47,7 @@ class Health:
             listening.bind(f"\0{self._name}")
             listening.listen()
             self._socket = listening
-            threading.Thread(target=self._serve, args=(listening,), name="lifebeat-health", daemon=True).start()
+            threads.start("health", partial(self._serve, listening))
 
     def stop(self) -> None:
         """Answer no more."""

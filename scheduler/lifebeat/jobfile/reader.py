@@ -94,20 +94,17 @@ def load(
     return JobFile(path, tuple(specs), *files.sorted(path), files.opted_out)
 
 
-def check(source: ConfigSource, *, allow: Sequence[str] = (), now: datetime | None = None) -> Findings:
+def check(source: ConfigSource, *, allow: Sequence[str] = ()) -> Findings:
     """Check settings and jobs with every overlay that there is, unless a deployment is named.
 
     Args:
         source: Where the settings come from.
         allow: The modules that ``run:`` may name.
-        now: What is past; ``None`` for this moment.
     """
     problems, warnings = dict[Problem, None](), dict[Problem, None]()
     for one in source.each_deployment():
         settings = one.read()
-        found = load(
-            job_file(one.config_dir), settings, overlay=one.overlay, allow=allow, import_disabled=True, now=now
-        )
+        found = load(job_file(one.config_dir), settings, overlay=one.overlay, allow=allow, import_disabled=True)
         problems |= dict.fromkeys((*settings.problems, *found.problems))
         warnings |= dict.fromkeys((*settings.warnings, *found.warnings))
     return Findings(tuple(problems), tuple(warnings))

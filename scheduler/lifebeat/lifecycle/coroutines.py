@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from lifebeat.storage import threads
+from lifebeat.storage.forks import in_child
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -31,6 +34,10 @@ class SharedLoop:
     """One loop for all, alive while there is work: asyncio runs only one in a thread of the system."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what runs: a forked child has none of it."""
         self._lock = threading.Lock()
         self._users = 0
         self._serving: Serving | None = None
@@ -56,10 +63,16 @@ class Serving:
     def __init__(self) -> None:
         self._unused = asyncio.Event()
         ready: Future[asyncio.AbstractEventLoop] = Future()
-        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(ready),), name="lifebeat-loop")
-        self._thread.daemon = True
-        self._thread.start()
+        self._ended = threading.Event()
+        if not threads.start("loop", partial(self._run, ready)):
+            raise RuntimeError("the system has no thread left")
         self.loop = ready.result()
+
+    def _run(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
+        try:
+            asyncio.run(self._serve(ready))
+        finally:
+            self._ended.set()
 
     async def _serve(self, ready: Future[asyncio.AbstractEventLoop]) -> None:
         ready.set_result(asyncio.get_running_loop())
@@ -68,8 +81,8 @@ class Serving:
     def end(self) -> None:
         """End the loop, and wait until it has."""
         self.loop.call_soon_threadsafe(self._unused.set)
-        self._thread.join()
+        self._ended.wait()
 
 
 _SHARED = SharedLoop()
-os.register_at_fork(after_in_child=_SHARED.__init__)  # type: ignore[misc]  # what ran in the parent does not run here
+in_child(_SHARED.begin_anew)  # what ran in the parent does not run here

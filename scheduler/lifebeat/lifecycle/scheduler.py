@@ -23,7 +23,6 @@ class Scheduler(Protocol):
         instants: Instants,
         jitter: Callable[[int], int],
         run: Callable[[datetime], None],
-        words: str = "",
     ) -> None: ...
     def change(self, spec: JobSpec) -> None: ...
     def add_once(

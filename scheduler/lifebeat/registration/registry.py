@@ -111,12 +111,12 @@ class Registry:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run, words: str = "") -> None:
+    def add(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], run: Run) -> None:
         """Register a job with instants; one of the same ID is replaced."""
         from lifebeat.registration.triggers import InstantTrigger
 
         trigger = InstantTrigger(
-            instants, jitter, coalesce=spec.coalesce, misfire_grace=spec.misfire_grace, words=words or spec.id
+            instants, jitter, coalesce=spec.coalesce, misfire_grace=spec.misfire_grace, words=spec.id
         )
         self._add(spec.id, _Firing(run, trigger, is_hosts=not spec.is_telemetry), trigger=trigger, **_options(spec))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SMALL = 1024 * 1024
+_PRIVATE = 0o600
 _TEMPORARY = ".lifebeat-tmp"
 _READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOCTTY", 0)
 _REASONS = {
@@ -105,7 +106,7 @@ def fingerprint(path: Path) -> object:
         return error.reason
 
 
-def write(path: Path, data: bytes, *, mode: int = 0o600, unless: Callable[[], bool] | None = None) -> bool:
+def write(path: Path, data: bytes, *, mode: int = _PRIVATE, unless: Callable[[], bool] | None = None) -> bool:
     """Make or replace a file: all of it is on the disk or nothing has changed, where a rename can be.
 
     A link is followed and stays a link. A file that is there keeps its owner, mode and attributes; a new one belongs to
@@ -147,25 +148,25 @@ def write(path: Path, data: bytes, *, mode: int = 0o600, unless: Callable[[], bo
     return True
 
 
-def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
+def write_new(path: Path, data: bytes) -> bool:
     """Make a file that is complete from the first moment, and return whether it was made: not if there is one.
 
     Raises:
         WrongOwner: It cannot be given to the owner of the directory.
         OSError: It cannot be made.
     """
-    with _temporary(path, data, mode, None) as made:
+    with _temporary(path, data) as made:
         try:
             os.link(made, path)
         except FileExistsError:
             return False
         except OSError:  # a file system without links
-            return write(path, data, mode=mode, unless=path.exists)
+            return write(path, data, unless=path.exists)
     sync_directory(path.parent)
     return True
 
 
-def create(path: Path, mode: int = 0o600) -> int:
+def create(path: Path) -> int:
     """Make a new, empty file that belongs to whom its directory belongs to, and return its descriptor.
 
     Raises:
@@ -173,9 +174,9 @@ def create(path: Path, mode: int = 0o600) -> int:
         WrongOwner: It cannot be given to that owner.
         OSError: It cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _PRIVATE)
     try:
-        _take_after_directory(path, descriptor, mode)
+        _take_after_directory(path, descriptor, _PRIVATE)
     except BaseException:
         os.close(descriptor)
         path.unlink()
@@ -241,10 +242,10 @@ def _read_all(path: Path, read_some: Callable[[int], bytes | None], limit: int) 
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes, mode: int = 0o600, like: os.stat_result | None = None) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes, mode: int = _PRIVATE, like: os.stat_result | None = None) -> Iterator[Path]:
     """Make a complete file on the disk beside ``path``; it is gone afterwards if it has not been moved."""
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(data)

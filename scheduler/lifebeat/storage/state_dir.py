@@ -97,13 +97,12 @@ def read_id(path: Path) -> str | None:
         return None
 
 
-def agree_on_id(path: Path, candidate: str, *, timeout: float = _LOCK_TIMEOUT) -> str:
+def agree_on_id(path: Path, candidate: str) -> str:
     """Keep an instance ID; processes that start together agree on one, and none sees half of it.
 
     Args:
         path: The file; what is no ID in it, after a power cut, is replaced.
         candidate: The UUID to keep if there is none.
-        timeout: Seconds to wait for other processes.
 
     Returns:
         The ID that is kept, on the disk.
@@ -120,14 +119,14 @@ def agree_on_id(path: Path, candidate: str, *, timeout: float = _LOCK_TIMEOUT) -
     try:
         if not os.path.lexists(path) and safe_file.write_new(path, data):
             return candidate
-        return read_id(path) or _replace_id(path, data, timeout) or candidate
+        return read_id(path) or _replace_id(path, data) or candidate
     except OSError as error:
         raise _not_writable(path, error) from error
 
 
-def _replace_id(path: Path, data: bytes, timeout: float) -> str | None:
+def _replace_id(path: Path, data: bytes) -> str | None:
     """Put an ID in the place of what is none, one process at a time; returns the one that another process has put."""
-    with held(path.parent, timeout=timeout) as alone:
+    with held(path.parent, timeout=_LOCK_TIMEOUT) as alone:
         if not alone:
             raise StateNotWritable(f"{safe_file.printable(path)}: cannot be written: another process is; try again")
         if (found := read_id(path)) is None:

@@ -15,9 +15,9 @@ def nearest(word: str, words: Iterable[str], *, most: int = 1, cutoff: float = 0
     return difflib.get_close_matches(word[:100], list(words), most, cutoff)
 
 
-def did_you_mean(word: str, words: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:
+def did_you_mean(word: str, words: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return `` (did you mean 'x'?)`` for the end of a message; empty where no word is like it."""
-    return asked(nearest(word, words, most=most, cutoff=cutoff))
+    return asked(nearest(word, words, cutoff=cutoff))
 
 
 def asked(meant: Iterable[str]) -> str:
