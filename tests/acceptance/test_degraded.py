@@ -117,6 +117,7 @@ def test_full_disk(installation: Installation, receiver: PostHogServer) -> None:
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
 def test_corrupt_outbox(installation: Installation, receiver: PostHogServer, content: bytes) -> None:
     """A corrupt outbox is set aside under a new name, that is said once, and telemetry goes on."""
+    (installation.config / "lifebeat").mkdir()
     (installation.config / "lifebeat/lifebeat.sqlite3").write_bytes(content)
     lines = said(installation)
     assert len(lines) == 1, lines

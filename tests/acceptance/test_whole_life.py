@@ -180,7 +180,10 @@ def test_the_host_keeps_what_is_its_own(installation: Installation, receiver: Po
         lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
         scheduler.add_job(print, "interval", hours=1, id="heartbeat")
         scheduler.start()
-        time.sleep(1)
+        while not any(job.id == "lifebeat:heartbeat" for job in scheduler.get_jobs()):
+            time.sleep(0.02)
+        while scheduler.get_job("lifebeat::begin"):
+            time.sleep(0.02)
         scheduler.remove_all_jobs()
         print([job.id for job in scheduler.get_jobs()])
         scheduler.shutdown()

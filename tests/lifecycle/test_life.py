@@ -303,8 +303,10 @@ def test_an_edit_before_the_start_jobs_registers_no_shared_job(config: Path) -> 
     process.life._membership.join(1.0)
     jobs(config, "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 2h, once: application}\n")
     assert process.edit() == []
+    assert list(process.scheduler.once) == [":begin"]
     process.scheduler.work()
     assert process.scheduler.calls == ["add b"]
+    assert process.scheduler.once == {}
     process.stop()
 
 

@@ -266,6 +266,23 @@ def test_shutdown_waits_for_jobs_that_use_the_scheduler(scheduler: Any) -> None:
     assert done.is_set()
 
 
+def test_a_run_may_ask_for_another_of_its_name(scheduler: Any) -> None:
+    """What runs once and is registered again by its own run runs again, and is not skipped as being under way."""
+    ran: list[int] = []
+    made = registry(scheduler)
+    scheduler.start()
+
+    def work(_: datetime) -> None:
+        ran.append(1)
+        if len(ran) == 1:
+            made.add_once("begin", timedelta(0), work)
+            eventually(lambda: len(ran) == 2)
+
+    made.add_once("begin", timedelta(0), work)
+    eventually(lambda: len(ran) == 2)
+    eventually(lambda: not scheduler.get_jobs())
+
+
 def test_shutdown_without_wait(scheduler: Any) -> None:
     """``shutdown(wait=False)`` does not wait for a job."""
     begun, release = threading.Event(), threading.Event()

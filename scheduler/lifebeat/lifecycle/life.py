@@ -77,7 +77,8 @@ class Life:
         self._lock = threading.RLock()
         self._ending: Ending | None = None
         self._is_over = False
-        self._is_in = False  # joined, and the start jobs have run
+        self._is_beginning = False
+        self._has_begun = False  # joined, if there is anything to share, and the start jobs have run
         self._started = clocks.now(application.clock)
         self._specs: list[JobSpec] = []
         self._plan: Plan = {}
@@ -117,6 +118,7 @@ class Life:
     def _begin(self, _: datetime) -> None:
         """Make the ID and join, again until it works; then do what was waiting for that."""
         membership = self._membership
+        was_in = membership.joined is not None
         try:
             membership.make_id()
             joined = membership.join(JOIN_TIMEOUT) if self._has_shared(self.application.load()) else None
@@ -126,12 +128,12 @@ class Life:
             return
         membership.end_outage()
         membership.put_on_record()
-        if joined is not None:
+        if joined is not None and not was_in:
             self._report_unfinished(joined)
             if joined.first:
                 self._run_start_jobs()
         with self._lock:
-            self._is_in = joined is not None
+            self._is_beginning, self._has_begun = False, True
             if self.is_alive:
                 self._apply(self.application.load(), make_up=True)
 
@@ -187,14 +189,15 @@ class Life:
         before, self._plan, self._specs = self._plan, after, specs
         for planned in changes.registered:
             self._register(planned, is_first=not before or make_up, make_up=make_up)
-        if len(ready) < len(specs):
+        if len(ready) < len(specs) and not self._is_beginning:
+            self._is_beginning = True
             self._scheduler.add_once(BEGIN, AT_ONCE, self._begin)
 
     def _is_ready(self, spec: JobSpec, *, has_id: bool) -> bool:
         """Return whether what a job needs is there: the ID for its phase, and for a shared job the membership."""
         if plans.is_shared(spec):
-            return self._is_in
-        return has_id or not plans.depends_on_seed(spec)
+            return self._has_begun and self._membership.joined is not None
+        return has_id or self._has_begun or not plans.depends_on_seed(spec)
 
     def _register(self, planned: Planned, *, is_first: bool, make_up: bool) -> None:
         spec = planned.spec
@@ -337,7 +340,7 @@ class Life:
                 with self._lock:
                     self._busy.discard(name)
 
-        if not threads.start(f"{name}", run):  # what waits is on disk
+        if not threads.start(name, run, wait=False):  # what waits is on disk
             with self._lock:
                 self._busy.discard(name)
 

@@ -104,7 +104,7 @@ class Runner:
             finally:
                 done.set()
 
-        if not threads.start(f"{spec.id}", keep):
+        if not threads.start(spec.id, keep):
             work()
         elif not done.wait(seconds):
             self._application.logger.warning(LEFT_BEHIND, spec.id, seconds)

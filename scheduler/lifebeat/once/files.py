@@ -126,8 +126,7 @@ class FileCoordinator:
         self._run(partial(rows.skip, job_id, instant), "create", None)
 
     def end(self, job_id: str, instant: int) -> None:
-        """Note that a claimed run has ended."""
-        self._run(partial(rows.end, job_id, instant), "update", None)
+        """Do nothing: what a process has claimed here no other one runs."""
 
     def latest(self, job_id: str) -> int | None:
         """Return the latest instant claimed for a job, none in the future; ``None`` if there is none."""

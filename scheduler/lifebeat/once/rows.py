@@ -39,8 +39,7 @@ SCHEMA = {
         UNIQUE (world, pid, started)
     )""",
     "claim": """CREATE TABLE claim (
-        number INTEGER PRIMARY KEY, job TEXT NOT NULL, instant INTEGER NOT NULL, ended INTEGER NOT NULL DEFAULT 0,
-        UNIQUE (job, instant)
+        number INTEGER PRIMARY KEY, job TEXT NOT NULL, instant INTEGER NOT NULL, UNIQUE (job, instant)
     )""",
     "forgotten": "CREATE TABLE forgotten (job TEXT PRIMARY KEY, instant INTEGER NOT NULL)",
 }
@@ -187,11 +186,6 @@ def claim(job_id: str, instant: int, now: int, connection: Connection) -> bool:
 def skip(job_id: str, instant: int, connection: Connection) -> None:
     """Take a job's instant without running it."""
     connection.execute("INSERT OR IGNORE INTO claim (job, instant, ended) VALUES (?, ?, 1)", (job_id, instant))
-
-
-def end(job_id: str, instant: int, connection: Connection) -> None:
-    """Note that a run has ended."""
-    connection.execute("UPDATE claim SET ended = 1 WHERE job = ? AND instant = ?", (job_id, instant))
 
 
 def latest(job_id: str, now: int, connection: Connection) -> int | None:

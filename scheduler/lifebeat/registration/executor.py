@@ -69,7 +69,7 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
             if self._threads >= MAX_THREADS:
                 return
             self._threads += 1
-        if not threads.start("job", self._work):
+        if not threads.start("job", self._work, wait=False):
             with self._changed:
                 self._threads -= 1
                 self._line.remove((job, run_times))

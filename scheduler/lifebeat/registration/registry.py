@@ -153,7 +153,7 @@ class Registry:
             trigger=OnceTrigger(moment),
             next_run_time=moment,
             coalesce=True,
-            max_instances=1,
+            max_instances=2,  # a run may ask for another one of its name, which would be skipped while it is under way
             misfire_grace_time=None,
         )
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: float = 1.0) -> bool:
+def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: float = 1.0, wait: bool = True) -> bool:
     """Run ``work`` in a thread of its own, and return whether it has begun.
 
     ``Thread.start`` waits for the new thread without a limit, and where memory is gone that one may die before it says
@@ -22,6 +22,8 @@ def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: 
         work: What to do; it sees to its own exceptions.
         daemon: Whether the interpreter may end while it runs.
         timeout: Seconds to wait for the beginning.
+        wait: Whether to wait at all: an event loop must not, as each hand-over between threads takes a turn of the
+            interpreter's lock. Work that has no thread after all is then done in the one that was to start it.
     """
     try:
         decided, answered = threading.Lock(), threading.Event()  # whoever takes the lock decides whether work begins
@@ -36,8 +38,12 @@ def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: 
                 threading.Thread(target=run, name=f"lifebeat-{name}", daemon=daemon).start()
             except (RuntimeError, MemoryError):
                 answered.set()
+                if not wait:
+                    run()
 
         _thread.start_new_thread(begin, ())
+        if not wait:
+            return True
         answered.wait(timeout)
         return not decided.acquire(blocking=False)
     except (RuntimeError, MemoryError):  # the interpreter is ending, or there are as many threads as may be
