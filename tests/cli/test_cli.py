@@ -137,7 +137,7 @@ def test_setconfig_writes_and_says_who_overrides(
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("telemetryEnable", "false", "did you mean telemetryEnabled?"),
+        ("telemetryEnable", "false", "did you mean 'telemetryEnabled'?"),
         ("telemetryEnabled", "maybe", "expected true or false"),
         ("telemetryHeartbeatInterval", "-1h", "is negative"),
         ("telemetryHost", "posthog.example.org", "is not a URL"),

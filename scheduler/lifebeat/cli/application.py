@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import stat
@@ -16,6 +15,7 @@ from lifebeat.lifecycle import application as lifecycle
 from lifebeat.log import get_logger
 from lifebeat.settings.source import ConfigSource, config_dir
 from lifebeat.settings.table import BY_NAME
+from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
     import argparse
@@ -169,6 +169,5 @@ def check_known(key: str) -> None:
         LifebeatError: There is no setting of that name; which one may be meant.
     """
     if key not in BY_NAME:
-        near = difflib.get_close_matches(key, list(BY_NAME), 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(BY_NAME)}"
-        raise LifebeatError(f"there is no setting {key!r} ({hint})")
+        hint = did_you_mean(key, BY_NAME) or f" (there are: {', '.join(BY_NAME)})"
+        raise LifebeatError(f"there is no setting {key!r}{hint}")

@@ -1,13 +1,13 @@
-"""The parser of the command line: options that all commands share, before or after the command; nearest words."""
+"""The parser of the command line: options that all commands share, before or after the command."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lifebeat.cli.console import EXIT_CODES
+from lifebeat.text.hints import did_you_mean
 from lifebeat.version import __version__
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ class CommandLine:
         ours, behind = _split(words)
         args, rest = self.shared.parse_known_args(ours)
         if rest and not rest[0].startswith("-") and rest[0] not in self.commands:
-            near = _near(rest[0], self.commands) or f"there are: {', '.join(self.commands)}"
-            self._refuse(self.top, f"there is no command {rest[0]!r} ({near})")
+            hint = did_you_mean(rest[0], self.commands) or f" (there are: {', '.join(self.commands)})"
+            self._refuse(self.top, f"there is no command {rest[0]!r}{hint}")
         args, unknown = self.top.parse_known_args([*rest, *behind], args)
         if unknown:
             parser = self.commands[args.command]
             options = [word for action in parser._actions for word in action.option_strings]  # noqa: SLF001 - no other way to list them
-            near = _near(unknown[0].partition("=")[0], options)
-            self._refuse(parser, f"unrecognized argument {unknown[0]!r}{f' ({near})' if near else ''}")
+            hint = did_you_mean(unknown[0].partition("=")[0], options)
+            self._refuse(parser, f"unrecognized argument {unknown[0]!r}{hint}")
         return args
 
     def _refuse(self, parser: argparse.ArgumentParser, message: str) -> NoReturn:
@@ -83,11 +83,6 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     words = list(words)
     at = words.index("--") if "--" in words else len(words)
     return words[:at], words[at:]
-
-
-def _near(word: str, words: Any) -> str:
-    near = difflib.get_close_matches(word, list(words), 1)
-    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _add_shared(parser: argparse.ArgumentParser, **default: Any) -> None:

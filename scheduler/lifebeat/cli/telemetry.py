@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import LifebeatError
+from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
     import argparse
@@ -47,9 +47,8 @@ def preview(args: argparse.Namespace) -> int:
     context, telemetry = application.context("preview"), application.telemetry
     bodies = {json.loads(body)["event"]: body for body in telemetry.preview(context)}
     if args.event is not None and args.event not in bodies:
-        near = difflib.get_close_matches(args.event, bodies, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(bodies)}"
-        raise LifebeatError(f"there is no event {args.event!r} ({hint})")
+        hint = did_you_mean(args.event, bodies) or f" (there are: {', '.join(bodies)})"
+        raise LifebeatError(f"there is no event {args.event!r}{hint}")
     if args.request:
         console.say(telemetry.request_preview(context, args.event))
         return DONE

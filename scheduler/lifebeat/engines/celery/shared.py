@@ -130,10 +130,8 @@ class Shared:
 
     def note_handed_over(self, due: Due) -> None:
         """Note that a queue has it."""
-        with self._asking() as redis, redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(self._prefix + "waiting", {due.member: HANDED_OVER}, xx=True)
-            pipe.set(self._prefix + "handed-over", due.member)
-            pipe.execute()
+        with self._asking() as redis:
+            redis.zadd(self._prefix + "waiting", {due.member: HANDED_OVER}, xx=True)
 
     def skip(self, due: Due) -> None:
         """Count an instant as claimed where a job has no claims yet."""
@@ -171,21 +169,6 @@ class Shared:
             pipe.hset(self._prefix + self._run_key(due), "ended", 1)
             pipe.expire(self._prefix + self._run_key(due), self._kept_runs)
             pipe.execute()
-
-    def status(self) -> dict[str, Any]:
-        """Return who is in, how many claimed instants have not begun, and what was handed over last."""
-        with self._asking() as redis:
-            seconds, more = redis.time()
-            since = seconds * MICROSECONDS + more - self._times[0]
-            members = redis.zrangebyscore(self._prefix + "members", since, "+inf")
-            waiting = redis.zcard(self._prefix + "waiting")
-            last = redis.get(self._prefix + "handed-over")
-        return {
-            "reachable": True,
-            "members": sorted(map(_text, members)),
-            "waiting": waiting,
-            "handed_over_last": None if last is None else Due.read(_text(last))._asdict(),
-        }
 
     # -- the connection --------------------------------------------------------------------------------------------
 
