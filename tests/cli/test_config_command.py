@@ -52,7 +52,6 @@ def test_who_set_what(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "telemetryOutboxEvents": (1000, "default"),
         "telemetryOutboxBytes": (5242880, "default"),
         "telemetryOutboxAge": ("30d", "default"),
-        "runHistory": ("30d", "default"),
         "appName": ("notes", "command line"),
         "appVersion": (None, None),
         "releaseVersion": (None, None),

@@ -45,7 +45,6 @@ SPELLINGS = {
     "telemetryOutboxEvents": ("outbox_events", "TELEMETRY_OUTBOX_EVENTS"),
     "telemetryOutboxBytes": ("outbox_bytes", "TELEMETRY_OUTBOX_BYTES"),
     "telemetryOutboxAge": ("outbox_age", "TELEMETRY_OUTBOX_AGE"),
-    "runHistory": ("run_history", "RUN_HISTORY"),
     "appName": ("app_name", "APP_NAME"),
     "appVersion": ("app_version", "APP_VERSION"),
     "releaseVersion": ("release_version", "RELEASE_VERSION"),

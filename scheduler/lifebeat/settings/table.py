@@ -300,12 +300,6 @@ KEYS: tuple[Key, ...] = (
         timedelta(days=30),
         "How long an event may be pending; after that it is dropped, and the ledger says so.",
     ),
-    Key(
-        "runHistory",
-        SPAN,
-        timedelta(days=30),
-        "How long runs of jobs are remembered. `0s`: not at all.",
-    ),
     Key("appName", TEXT, None, "The application's name: for log lines and the fallback directory; never sent."),
     Key("appVersion", TEXT, None, "The application's version, sent as `app_version`."),
     Key("releaseVersion", TEXT, None, "The release that is running, sent as `release`; `appVersion` where not given."),
@@ -355,7 +349,6 @@ class Settings:
     outbox_age: timedelta
     identity: str
     new_fields: str
-    run_history: timedelta
     app_name: str | None
     app_version: str | None
     release_version: str | None
