@@ -87,7 +87,6 @@ KIND_SCHEMAS: dict[str, Schema] = {
         "pattern": "^(?=.*[1-9A-Fa-f])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",
     },
     settings.DURATION.name: _LENGTH,
-    settings.SPAN.name: _SPAN,
     settings.PROJECT_KEY.name: {
         "anyOf": [
             {"type": "number"},

@@ -7,7 +7,6 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -165,9 +164,6 @@ URL = Kind("URL", "an http or https URL", _parse_url, {"type": "string", "patter
 UUID = Kind("UUID", "a UUID", _parse_uuid, {"type": "string", "format": "uuid"})
 DURATION = Kind("duration", durations.ALLOWED, _parse_duration, _DURATION_SCHEMA)
 TIMEOUT = Kind("duration", "a duration of at most 60s, such as 2s or 500ms", _parse_timeout, _DURATION_SCHEMA)
-SPAN = Kind(
-    "length of time", "a duration such as 30d or 12h, or 0s", partial(_parse_duration, zero=True), _DURATION_SCHEMA
-)
 PROJECT_KEY = Kind(
     "project key",
     "a project key of PostHog, phc_…",
