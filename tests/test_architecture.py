@@ -58,6 +58,30 @@ REACHES = {
     ("lifebeat.cli.options", "_actions"),
 }
 _PUBLIC = {"_replace", "_asdict", "_make", "_fields", "_exit"}  # as the standard library says
+# One door each: the calls, and who makes them. A room stands for all in it.
+DOORS = {
+    "Thread": {"lifebeat.storage.threads", "testing"},
+    "register_at_fork": {"lifebeat.storage.forks"},
+    "abspath": {"lifebeat.storage.safe_file"},
+    "get_close_matches": {"lifebeat.text.hints"},
+}
+FILES_OPENED_BY = {
+    "storage",
+    "testing",
+    # What the kernel writes, which is there or not, and never waits.
+    "lifebeat.clock",
+    "lifebeat.once.processes",
+    "lifebeat.host.health",
+    "lifebeat_jobs.privacy",
+    # A scratch directory of the command's own.
+    "lifebeat.cli.demo",
+    "lifebeat.cli.proof",
+    # The package's own schema, and the null device.
+    "lifebeat.cli.config",
+    "lifebeat.cli.main",
+}
+OPENING = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes"}
+WALL_CLOCK = {"time", "now", "time_ns"}  # called, on a clock, on time or on datetime
 # What is not right yet, so that the list can only get shorter.
 UPWARD: set[tuple[str, str]] = set()
 KNOWN_ELSEWHERE: set[tuple[str, str]] = set()
@@ -172,3 +196,79 @@ def test_no_other_private_part_is_reached_into() -> None:
             if asked.startswith("_") and not asked.startswith("__") and asked not in ours | _PUBLIC:
                 found.add((name, asked))
     assert found == REACHES
+
+
+def calls_in(tree: ast.AST) -> dict[str, list[ast.Call]]:
+    """Every call by the last part of its name."""
+    found: dict[str, list[ast.Call]] = {}
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute | ast.Name):
+            found.setdefault(one.func.attr if isinstance(one.func, ast.Attribute) else one.func.id, []).append(one)
+    return found
+
+
+def callers_of(*calls: str) -> set[str]:
+    """Every module that makes one of the calls."""
+    return {
+        name
+        for name, path in FILES.items()
+        if calls_in(ast.parse(path.read_text(encoding="utf-8"))).keys() & set(calls)
+    }
+
+
+@pytest.mark.parametrize(("call", "allowed"), DOORS.items())
+def test_there_is_one_door(call: str, allowed: set[str]) -> None:
+    """What is bounded, guarded or worded in one place is not done beside it."""
+    assert {name for name in callers_of(call) if not {name, room_of(name)} & allowed} == set()
+
+
+def test_files_are_opened_in_one_room() -> None:
+    """A pipe, a device or a huge file in the place of a file hangs nobody who reads by way of ``storage``."""
+    elsewhere = {name for name in callers_of(*OPENING) if room_of(name) not in FILES_OPENED_BY}
+    assert elsewhere == {name for name in FILES_OPENED_BY if "." in name}
+
+
+def is_reading(node: ast.AST, known: set[str]) -> bool:
+    """Whether something is made of what a wall clock says: a call, a ``Moment.wall``, or a name for one of these."""
+    return any(
+        (isinstance(one, ast.Attribute) and one.attr == "wall")
+        or (isinstance(one, ast.Name) and one.id in known)
+        or (isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in WALL_CLOCK)
+        for one in ast.walk(node)
+    )
+
+
+def differences_in(tree: ast.AST) -> set[str]:
+    """The functions that take the difference of two readings of a wall clock."""
+    found: set[str] = set()
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        known: set[str] = set()
+        for one in ast.walk(function):
+            if isinstance(one, ast.Assign) and is_reading(one.value, set()):
+                known |= {target.id for target in one.targets if isinstance(target, ast.Name)}
+        for one in ast.walk(function):
+            if isinstance(one, ast.BinOp) and isinstance(one.op, ast.Sub):
+                found |= {function.name} if is_reading(one.left, known) and is_reading(one.right, known) else set()
+    return found
+
+
+def test_no_length_is_a_difference_of_wall_clock_times() -> None:
+    """Lengths are told by boot time; only between two boots there is no other clock than the one on the wall."""
+    parsed = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+    found = {(name, function) for name, tree in parsed.items() for function in differences_in(tree)}
+    assert found == {("lifebeat.clock", "between")}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return time.time() - began.wall",
+        "began = clock.time()\n    work()\n    return clock.time() - began",
+        "return (datetime.now(tz=UTC) - datetime.now(tz=UTC)).total_seconds()",
+    ],
+)
+def test_such_a_difference_would_be_found(body: str) -> None:
+    """The test above sees one however it is written."""
+    assert differences_in(ast.parse(f"def length():\n    {body}")) == {"length"}

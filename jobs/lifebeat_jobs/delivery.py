@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from lifebeat import clock as clocks
+from lifebeat.clock import Moment
 from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.storage.forks import guard
 from lifebeat_jobs import agreement, events, identity
@@ -252,9 +254,7 @@ def resting(context: JobContext, outbox: Outbox, *kinds: str) -> float:
     outage = _outage(outbox)
     if outage is None or outage["kind"] not in kinds or outage["host"] != shown(context.read_settings().host):
         return 0.0
-    wall, boot, boot_id = outage["until"]
-    clock = context.clock
-    left = boot - clock.monotonic() if boot_id == clock.boot_id() else wall - clock.time()
+    left = clocks.between(clocks.now(context.clock), Moment(*outage["until"]))
     return max(left, 0.0) if left <= LONGEST_BACKOFF else 0.0  # farther off, the clock was set back
 
 

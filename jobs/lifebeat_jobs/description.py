@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import inspect
 import json
-import os
 import re
 import shlex
 import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lifebeat.storage.safe_file import absolute, printable
 from lifebeat_jobs import agreement, events, identity, rules
 from lifebeat_jobs.answers import shown
 from lifebeat_jobs.privacy import leak_in, this_machine
@@ -80,7 +81,7 @@ def surroundings(settings: Settings, sent_as: str, machine: Machine) -> dict[str
 
 def command(context: JobContext, *words: str) -> str:
     """Return a whole command for this installation, with interpreter and directory, as a shell takes it."""
-    directory = os.fsencode(os.path.abspath(context.config_dir)).decode(errors="backslashreplace")  # noqa: PTH100 - links stay
+    directory = printable(Path(absolute(context.config_dir)))
     return shlex.join([sys.executable or "python3", "-m", "lifebeat", *words, "--config", directory])
 
 
@@ -171,7 +172,7 @@ def page(context: JobContext, outbox: Outbox) -> str:
         every=_every(settings),
         identity=_IDENTITIES[identity.mode_of(settings)],
         off=command(context, "setconfig", "telemetryEnabled", "false"),
-        config=os.path.join(os.path.abspath(context.config_dir), "config.json"),  # noqa: PTH100, PTH118 - links stay
+        config=absolute(context.config_dir / "config.json"),
         preview=command(context, "preview", "--request"),
         log=command(context, "log"),
         shared=_table(_rows(events.Event, shared if settings.identity != identity.NONE else events.without_id(shared))),

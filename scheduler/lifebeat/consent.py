@@ -7,7 +7,6 @@ is newer, or by the file that said it, when that is there, whole, and says nothi
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -95,7 +94,7 @@ class EarlierOptOut:
             return
         if self._seen is None or self._seen.source != switch:
             file = next((path for path in self._source.files() if switch.startswith(str(path))), None)
-            self._seen = record.OptOut(switch, None if file is None else _absolute(file), self._clock.time())
+            self._seen = record.OptOut(switch, None if file is None else safe_file.absolute(file), self._clock.time())
             self._is_on_record = False
         if self._remember and not self._is_on_record:
             self._is_on_record = record.write_opt_out(state, self._seen)
@@ -109,9 +108,11 @@ class EarlierOptOut:
                 continue  # it cannot turn on what another layer has turned off
             file = files.get(one.layer)
             said_at = self._began if file is None else _changed(file)
-            if (file is not None and _absolute(file) == opt_out.file) or said_at > opt_out.at:
+            if (file is not None and safe_file.absolute(file) == opt_out.file) or said_at > opt_out.at:
                 return True
-        return any(_absolute(path) == opt_out.file and self._says_nothing(path, settings) for path in files.values())
+        return any(
+            safe_file.absolute(path) == opt_out.file and self._says_nothing(path, settings) for path in files.values()
+        )
 
     def _says_nothing(self, file: Path, settings: Settings) -> bool:
         """Return whether a file is there, whole, and has been so for a moment."""
@@ -121,10 +122,6 @@ class EarlierOptOut:
             return False
         whole = not any(problem.source == str(file) for problem in settings.problems)
         return bool(data and data.strip()) and whole and abs(self._clock.time() - _changed(file)) > _SETTLED
-
-
-def _absolute(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - pathlib has none that follows no link
 
 
 def _changed(path: Path) -> float:

@@ -13,6 +13,7 @@ from lifebeat.settings import edit
 from lifebeat.settings.layers import CONFIG_FILES, JOB_FILE
 from lifebeat.settings.table import BY_NAME
 from lifebeat.storage import state_dir as statedir
+from lifebeat.storage.safe_file import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +143,7 @@ def set_setting(config_dir: Path, name: str, written: str | None, *, state_dir: 
     """
     if name not in BY_NAME:
         raise LifebeatError(f"there is no setting {name!r}; there are: {', '.join(BY_NAME)}")
-    path = Path(os.path.abspath(_config_file(config_dir)))  # noqa: PTH100 - pathlib has none that follows no link
+    path = Path(absolute(_config_file(config_dir)))
     if written is None:
         edit.unset_key(path, name)
         return path

@@ -138,7 +138,7 @@ def write(state_dir: Path, source: ConfigSource, *, allow: Sequence[str], clock:
         environment={name: source.environ[name] for name in _VARIABLES if source.environ.get(name)},
         allow=tuple(allow),
         executable=sys.executable,
-        config_dir=os.path.abspath(source.config_dir),  # noqa: PTH100 - pathlib has none that follows no link
+        config_dir=safe_file.absolute(source.config_dir),
         process=os.getpid(),
         started=(now.wall, now.boot, now.boot_id),
         others=others | ({other: now.wall} if other and name != other else {}),

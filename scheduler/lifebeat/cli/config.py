@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from lifebeat.cli import console
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import LifebeatError
+from lifebeat.storage.safe_file import absolute
 
 if TYPE_CHECKING:
     import argparse
@@ -74,7 +74,7 @@ def setconfig(args: argparse.Namespace) -> int:
     console.say(f"{path}: {name} {change}")
     if args.unset:
         console.say(f"{name} is now {layers.cell(value)} ({source})")
-    elif os.path.abspath(source) != str(path):  # noqa: PTH100 - pathlib has none that follows no link
+    elif absolute(source) != str(path):
         console.say(f"but {source} says otherwise, and wins: {name} is {layers.cell(value)}")
     return DONE
 
@@ -85,7 +85,7 @@ def _refuse_elsewhere(application: Application) -> None:
 
     if installation.is_one(application.config_dir, record.state_dir(application.source, application.settings)):
         return
-    place = os.path.abspath(application.config_dir)  # noqa: PTH100 - pathlib has none that follows no link
+    place = absolute(application.config_dir)
     raise LifebeatError(
         f"{place}: nothing of Lifebeat is here (no config file, no job file, no state), so it would have no effect; "
         "name the application's config directory with --config DIR, or put an empty config.yaml into this one"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import LifebeatError
+from lifebeat.storage import safe_file
 from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
@@ -156,13 +156,13 @@ def describe(args: argparse.Namespace) -> int:
 
 def _lock(path: Path, contract: str, *, as_json: bool) -> int:
     try:
-        path.write_text(contract, encoding="utf-8")
+        safe_file.write(path, contract.encode(), mode=0o644)
     except OSError as error:
         raise LifebeatError(f"{path}: cannot be written: {error.strerror}") from None
     if as_json:
-        console.say_json({"file": os.path.abspath(path)})  # noqa: PTH100 - pathlib has none that follows no link
+        console.say_json({"file": safe_file.absolute(path)})
     else:
-        console.say(f"{os.path.abspath(path)}: written; keep it with the application's tests")  # noqa: PTH100 - as above
+        console.say(f"{safe_file.absolute(path)}: written; keep it with the application's tests")
     return DONE
 
 

@@ -65,6 +65,11 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return an absolute path without ``..``, no link followed: one to the current release moves with each."""
+    return os.path.abspath(path)  # noqa: PTH100 - pathlib has none that follows no link
+
+
 def read(path: Path, *, limit: int) -> bytes | None:
     """Return what is in a file, without ever waiting for a pipe or a device; ``None`` if there is no such file.
 
@@ -80,7 +85,7 @@ def read(path: Path, *, limit: int) -> bytes | None:
     try:
         _must_be_regular(path, path.stat(), limit)  # before it is opened, which for pipes and devices is an act
         descriptor = os.open(path, _READING)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             _must_be_regular(path, os.fstat(descriptor), limit)
             return _read_all(path, file.read, limit)
     except FileNotFoundError:
@@ -247,7 +252,7 @@ def _temporary(path: Path, data: bytes, mode: int = _PRIVATE, like: os.stat_resu
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
     try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             if like is None:
@@ -262,7 +267,7 @@ def _temporary(path: Path, data: bytes, mode: int = _PRIVATE, like: os.stat_resu
 
 
 def _write_in_place(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_WRONLY), "wb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+    with os.fdopen(os.open(path, os.O_WRONLY), "wb", buffering=0) as file:
         rest = memoryview(data)
         while rest:
             rest = rest[file.write(rest) :]

@@ -182,11 +182,10 @@ def _candidates(environ: Mapping[str, str], config_dir: Path, app_name: str | No
 
 def _fallback_name(config_dir: Path, app_name: str | None) -> str:
     """Return a name per installation; links are not followed, as one to the current release moves with each one."""
-    place = os.path.abspath(config_dir)  # noqa: PTH100 - pathlib has none that takes out `..` and follows no link
     import hashlib
 
     word = re.sub(r"[^A-Za-z0-9._-]+", "-", app_name or "").strip("-.")[:50]
-    return f"{word or 'app'}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}"
+    return f"{word or 'app'}-{hashlib.sha256(os.fsencode(safe_file.absolute(config_dir))).hexdigest()[:8]}"
 
 
 def _private(directory: Path) -> Path:
