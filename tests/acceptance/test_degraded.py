@@ -56,7 +56,7 @@ def said(installation: Installation, *before: str, **environ: str) -> list[str]:
 
 
 @needs_mount
-def test_read_only_config(installation: Installation, receiver: PostHogServer) -> None:
+def test_read_only_config_moves_state_below_home(installation: Installation, receiver: PostHogServer) -> None:
     """Where config cannot be written, state and ID live below home, and nothing is lost."""
     with mounted(installation.config, "--bind", str(installation.config)):
         subprocess.run(["mount", "-o", "remount,ro,bind", str(installation.config)], check=True)
@@ -67,7 +67,7 @@ def test_read_only_config(installation: Installation, receiver: PostHogServer) -
 
 
 @needs_mount
-def test_read_only_everything(installation: Installation, receiver: PostHogServer) -> None:
+def test_nothing_is_sent_where_no_id_can_be_stored(installation: Installation, receiver: PostHogServer) -> None:
     """Where nothing can be written no ID can be kept, so nothing is sent, and that is said."""
     nowhere = installation.directory / "nowhere"
     nowhere.mkdir()
@@ -87,7 +87,9 @@ def test_read_only_everything(installation: Installation, receiver: PostHogServe
     not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None,
     reason="needs root, and setpriv to take its special rights away",
 )
-def test_a_directory_of_somebody_else(installation: Installation, receiver: PostHogServer) -> None:
+def test_config_directory_of_another_user_moves_state_below_home(
+    installation: Installation, receiver: PostHogServer
+) -> None:
     """Where config belongs to another user, state and ID live below home, the config stays, and nothing is lost."""
     home = installation.directory / "home"
     home.mkdir()
@@ -102,7 +104,7 @@ def test_a_directory_of_somebody_else(installation: Installation, receiver: Post
 
 
 @needs_mount
-def test_full_disk(installation: Installation, receiver: PostHogServer) -> None:
+def test_full_disk_does_not_stop_the_host(installation: Installation, receiver: PostHogServer) -> None:
     """On a full disk the host goes on, and what could not be kept is said."""
     full = installation.directory / "full"
     full.mkdir()
@@ -115,7 +117,7 @@ def test_full_disk(installation: Installation, receiver: PostHogServer) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
-def test_corrupt_outbox(installation: Installation, receiver: PostHogServer, content: bytes) -> None:
+def test_corrupt_database_is_moved_away(installation: Installation, receiver: PostHogServer, content: bytes) -> None:
     """A corrupt outbox is set aside under a new name, that is said once, and telemetry goes on."""
     (installation.config / "lifebeat").mkdir()
     (installation.config / "lifebeat/lifebeat.sqlite3").write_bytes(content)
@@ -127,7 +129,9 @@ def test_corrupt_outbox(installation: Installation, receiver: PostHogServer, con
 
 
 @pytest.mark.parametrize("content", [b'{"telemetryEnabled": fal', b"\xff\xfe", b'["a"]', b'{"a": 1}}'])
-def test_corrupt_config(installation: Installation, receiver: PostHogServer, content: bytes) -> None:
+def test_corrupt_config_sends_nothing_and_is_left_as_it_is(
+    installation: Installation, receiver: PostHogServer, content: bytes
+) -> None:
     """A config.json that cannot be read may say off: nothing is sent, it is said once, and no byte of it changes."""
     (installation.config / "config.json").write_bytes(content)
     lines = said(installation, TELEMETRY_API_KEY="phc_test", TELEMETRY_HOST=receiver.url)

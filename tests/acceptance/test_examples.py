@@ -128,7 +128,9 @@ def started(installation: Installation, example: Example, variables: dict[str, s
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_example(installation: Installation, receiver: PostHogServer, name: str) -> None:
+def test_example_reports_start_heartbeats_and_stop(
+    installation: Installation, receiver: PostHogServer, name: str
+) -> None:
     """One startup, a heartbeat for each instant, one shutdown, its exit status, and nothing unexpected on stderr."""
     copied(installation, name)
     example = CASES[name]

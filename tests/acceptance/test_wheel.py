@@ -133,7 +133,7 @@ def test_it_is_the_wheel_that_runs(release: Release, tmp_path: Path) -> None:
     assert all(path.startswith(str(release.venv.directory)) for path in said.rsplit(" ", 1))
 
 
-def test_commands(release: Release, tmp_path: Path) -> None:
+def test_installed_command_finds_the_shipped_job_file(release: Release, tmp_path: Path) -> None:
     """The command is installed, finds the job file that is shipped, and previews."""
     environ = telemetry_allowed(elsewhere())
     assert run(release.venv.lifebeat, "--version", cwd=tmp_path) == f"lifebeat {__version__}\n"
@@ -145,7 +145,7 @@ def test_commands(release: Release, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_demo(release: Release, tmp_path: Path) -> None:
+def test_demo_shows_a_whole_life(release: Release, tmp_path: Path) -> None:
     """``lifebeat demo`` shows a whole life, also where telemetry would be off."""
     said = run(release.venv.lifebeat, "demo", "--seconds", "3", cwd=tmp_path, environ=elsewhere() | {"CI": "true"})
     received = [line.split()[0] for line in said.splitlines() if "instance_id=" in line]

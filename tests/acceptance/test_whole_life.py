@@ -55,7 +55,9 @@ def beats(receiver: PostHogServer) -> int:
 
 
 @pytest.mark.parametrize("ending", ["scheduler.shutdown()", "scheduler.shutdown(wait=False)", "pass"])
-def test_background_scheduler(installation: Installation, receiver: PostHogServer, ending: str) -> None:
+def test_background_scheduler_reports_its_whole_life(
+    installation: Installation, receiver: PostHogServer, ending: str
+) -> None:
     """Startup at start, heartbeats on the interval, shutdown at shutdown() and at a plain interpreter exit."""
     installation.write(telemetryHeartbeatInterval="500ms")
     process = installation.script(BACKGROUND.format(ending=ending))
@@ -67,7 +69,7 @@ def test_background_scheduler(installation: Installation, receiver: PostHogServe
     assert len(receiver.distinct()) == len(receiver.events)
 
 
-def test_asyncio_scheduler(installation: Installation, receiver: PostHogServer) -> None:
+def test_asyncio_scheduler_reports_its_whole_life(installation: Installation, receiver: PostHogServer) -> None:
     """The same on an event loop, whose end does not lose the last event."""
     installation.write(telemetryHeartbeatInterval="500ms")
     process = installation.script(ASYNCIO.format(seconds=1.5))
@@ -79,7 +81,9 @@ def test_asyncio_scheduler(installation: Installation, receiver: PostHogServer) 
 
 
 @pytest.mark.parametrize("host", [BACKGROUND.format(ending="time.sleep(60)"), ASYNCIO.format(seconds=60)])
-def test_sigterm(installation: Installation, receiver: PostHogServer, host: str) -> None:
+def test_sigterm_reports_the_shutdown_and_ends_by_the_signal(
+    installation: Installation, receiver: PostHogServer, host: str
+) -> None:
     """SIGTERM, where the host left it at its default, ends in a shutdown event and the signal's own exit status."""
     process = installation.script(host)
     receiver.wait_for(1)
@@ -89,7 +93,9 @@ def test_sigterm(installation: Installation, receiver: PostHogServer, host: str)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_standalone_host(installation: Installation, receiver: PostHogServer, number: signal.Signals) -> None:
+def test_lifebeat_run_reports_its_whole_life(
+    installation: Installation, receiver: PostHogServer, number: signal.Signals
+) -> None:
     """``lifebeat run`` lives the same life, and ends by the signal that ended it."""
     installation.write(telemetryHeartbeatInterval="500ms", appVersion="2.0")
     process = installation.lifebeat("run", "--config", "config")
@@ -201,6 +207,6 @@ def test_uncaught_exception_in_the_host(installation: Installation, receiver: Po
     assert receiver.names()[-1] == "shutdown"
 
 
-def test_python_minus_m(installation: Installation) -> None:
+def test_python_minus_m_is_the_command(installation: Installation) -> None:
     """``python -m lifebeat`` is the command."""
     assert installation.start(sys.executable, "-m", "lifebeat", "--version").communicate()[0].startswith("lifebeat ")

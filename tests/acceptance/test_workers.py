@@ -133,7 +133,7 @@ def check(names: Counter[str], receiver: PostHogServer) -> None:
         ("sync", "recycle", False),
     ],
 )
-def test_eight_workers(
+def test_eight_workers_are_one_application(
     installation: Installation, receiver: PostHogServer, kind: str, what: str, *, preload: bool
 ) -> None:
     """Eight workers are one application, through a rolling reload, recycling and a kill -9."""

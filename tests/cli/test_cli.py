@@ -99,7 +99,7 @@ def test_run_cannot_start_on_a_broken_file(config: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("config/jobs.yaml:2:")
 
 
-def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     """A command that there is not exits 2."""
     assert cli.main(["strat"]) == cli.USAGE
 
@@ -205,7 +205,7 @@ def test_log_and_status_after_an_outage(installation: Installation, receiver: Po
     assert sorted(receiver.names()) == ["shutdown", "startup"]
 
 
-def test_rotate_id(installation: Installation) -> None:
+def test_rotate_id_makes_a_new_random_id(installation: Installation) -> None:
     """``rotate-id`` gives the installation a new random ID."""
     installation.write(telemetryInstanceId="6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11")
     code, out, _ = installation.run("rotate-id", "--config", "config")
@@ -215,7 +215,7 @@ def test_rotate_id(installation: Installation) -> None:
     assert new in out
 
 
-def test_demo(installation: Installation) -> None:
+def test_demo_shows_a_whole_life_in_ci_too(installation: Installation) -> None:
     """``demo`` shows the whole life, in CI and with DO_NOT_TRACK too, since it sends to itself."""
     code, out, err = installation.run("demo", "--seconds", "3", CI="true", DO_NOT_TRACK="1")
     assert (code, err) == (cli.DONE, "")

@@ -36,7 +36,7 @@ def rows(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str,
     return {one["key"]: one for one in json.loads(capsys.readouterr().out)}
 
 
-def test_who_set_what(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_value_comes_with_its_layer(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each value comes with the layer that set it; a key without a value has none."""
     told = rows(capsys, "--set", "appName=notes", "--deployment", "staging")
     assert {name: (one["value"], one["source"]) for name, one in told.items()} == {
@@ -58,7 +58,7 @@ def test_who_set_what(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_what_each_layer_said(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_option_shows_the_value_of_each_layer(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With ``--layers`` each key has what every layer said, lowest first, and which word counts."""
     told = rows(capsys, "--layers", "--deployment", "staging")
     assert [(one["layer"], one["value"], one["counts"]) for one in told["telemetryHeartbeatInterval"]["layers"]] == [
@@ -70,7 +70,9 @@ def test_what_each_layer_said(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert told["appVersion"]["layers"] == []
 
 
-def test_off_wins(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_off_in_a_lower_layer_counts(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of ``telemetryEnabled`` it is the word off that counts, though a higher layer says on."""
     (config / "deployments" / "quiet.yaml").write_text("telemetryEnabled: false\n")
     monkeypatch.setenv("TELEMETRY_ENABLED", "true")
@@ -79,7 +81,7 @@ def test_off_wins(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert ("environment (TELEMETRY_ENABLED)", True) in [(one["layer"], one["value"]) for one in layers]
 
 
-def test_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_marks_the_value_that_counts(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """People see the word that counts marked, and the layers that there are, those that said nothing too."""
     assert cli.main(["config", "--layers", "--deployment", "staging"]) == cli.DONE
     lines = capsys.readouterr().out.splitlines()
@@ -112,7 +114,7 @@ def test_a_short_key_is_not_shown_by_its_beginning(config: Path, capsys: pytest.
     assert rows(capsys, "--set", "telemetryApiKey=abcd")["telemetryApiKey"]["value"] == "... (4 characters)"
 
 
-def test_what_is_not_valid(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_value_is_named_in_its_layer(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A word that is not valid is told as such in its layer; the lower one counts, and the exit code is 1."""
     words = ["config", "--layers", "--set", "telemetryHeartbeatInterval=soon"]
     assert cli.main(words) == cli.PROBLEM

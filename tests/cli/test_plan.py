@@ -85,7 +85,7 @@ def test_both_times_of_a_time_that_comes_twice() -> None:
     ]
 
 
-def test_a_time_that_stays() -> None:
+def test_run_outside_the_gap_keeps_its_time() -> None:
     """A run outside the gap is told of by the change alone: 03:00 is there on that day."""
     assert told(runs(Cron("0 * * * *", "Europe/Berlin"), "2027-03-28T00:30", 2)) == [
         ("28 03:00 +0200", "clocks forward 1h"),
@@ -265,7 +265,7 @@ def diff(*words: str) -> int:
     return cli.main(["plan", "--allow", "planned", "--diff", *words])
 
 
-def test_a_difference_for_programs(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_as_json_names_each_field(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Jobs added, removed and changed are told, each field with what it was and what it is; the exit code is 1."""
     assert diff("-", "staging", "--json") == cli.PROBLEM
     out = capsys.readouterr().out
@@ -290,7 +290,7 @@ def test_a_difference_for_programs(config: Path, capsys: pytest.CaptureFixture[s
     assert SECRET not in out
 
 
-def test_a_difference_for_people(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_shows_signs_for_added_removed_and_changed(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """People see signs for added, removed and changed; the other way round they are the other way round."""
     assert diff("staging", "default") == cli.PROBLEM
     lines = capsys.readouterr().out.splitlines()
@@ -305,7 +305,7 @@ def test_a_difference_for_people(config: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("words", [("staging", "staging"), ("-", "default")])
-def test_no_difference(
+def test_diff_of_equal_plans_exits_0(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
 ) -> None:
     """Two plans that are the same exit 0; ``-`` and ``default`` are none, whatever the environment chooses."""
@@ -325,7 +325,7 @@ def test_only_the_runs_differ(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert changed["next"]["from"] != changed["next"]["to"]
 
 
-def test_what_cannot_be_compared(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_with_an_unknown_deployment_exits_3(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A deployment that is not there is no difference: the problem is said, and the exit code is 3."""
     assert diff("-", "stagin", "--json") == cli.NO_START
     said = capsys.readouterr()

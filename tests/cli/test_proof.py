@@ -22,7 +22,7 @@ def test_off_attempts_nothing(installation: Installation, receiver: PostHogServe
     assert receiver.connections == 0
 
 
-def test_on_is_seen(installation: Installation, receiver: PostHogServer) -> None:
+def test_life_with_telemetry_on_is_seen(installation: Installation, receiver: PostHogServer) -> None:
     """The same life with telemetry on shows connections, look-ups, files, databases and threads."""
     attempts = prove(installation.config, installation.environ(), off=False)
     kinds = {one["kind"] for one in attempts}

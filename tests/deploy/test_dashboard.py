@@ -47,7 +47,7 @@ def run(server: PostHogServer | None, *args: str, key: str = PERSONAL) -> tuple[
     return done.returncode, done.stdout, done.stderr
 
 
-def test_it_makes_one(server: PostHogServer, project: Project) -> None:
+def test_first_run_makes_the_dashboard(server: PostHogServer, project: Project) -> None:
     """The first run makes the dashboard with every query, and has the project discard client addresses."""
     code, out, err = run(server)
     assert (code, err) == (0, "")
@@ -147,7 +147,7 @@ def test_an_edited_query_is_put_right(server: PostHogServer, project: Project) -
     assert len(project.dashboards) == 1
 
 
-def test_among_many_dashboards(server: PostHogServer, project: Project) -> None:
+def test_own_dashboard_is_found_among_many(server: PostHogServer, project: Project) -> None:
     """It finds its own on a later page, and leaves one of that name that was deleted."""
     for number in range(150):
         project.add_dashboard(f"other {number}")
@@ -159,7 +159,7 @@ def test_among_many_dashboards(server: PostHogServer, project: Project) -> None:
     assert len(project.dashboards) == 152
 
 
-def test_two_of_one_name(server: PostHogServer, project: Project) -> None:
+def test_two_dashboards_of_one_name_change_nothing(server: PostHogServer, project: Project) -> None:
     """Which of two it is cannot be known: it changes none and says what to do."""
     project.settings["anonymize_ips"] = True
     numbers = [project.add_dashboard("Lifebeat"), project.add_dashboard("Lifebeat")]
@@ -196,7 +196,7 @@ def test_a_dry_run_prints_what_is_sent(server: PostHogServer, project: Project) 
     ("status", "words"),
     [(400, "as told"), (401, "does not know the key"), (404, "no such project"), (429, "later, in 52 s"), (503, "503")],
 )
-def test_refusals(server: PostHogServer, status: int, words: str) -> None:
+def test_refusal_says_what_to_do_and_hides_the_key(server: PostHogServer, status: int, words: str) -> None:
     """A refusal is said in one line that says what to do; the key is not shown."""
     server.answer(status, {"Retry-After": "52"} if status == 429 else None)
     code, _, err = run(server, key="phx_secret")
@@ -239,7 +239,7 @@ def test_the_scopes_that_are_named_suffice(server: PostHogServer, project: Proje
         ("phx_ä", "copy it again"),
     ],
 )
-def test_a_wrong_key(server: PostHogServer, project: Project, key: str, words: str) -> None:
+def test_wrong_key_changes_nothing(server: PostHogServer, project: Project, key: str, words: str) -> None:
     """Another's key, none, a project's and a mangled one change nothing, and each is said."""
     code, _, err = run(server, key=key)
     assert (code, words in err, "Traceback" in err) == (1, True, False)
@@ -256,14 +256,14 @@ def test_a_redirect_is_not_followed(server: PostHogServer) -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}"])
-def test_something_else_answers(server: PostHogServer, body: bytes) -> None:
+def test_answer_that_is_not_posthogs_is_named(server: PostHogServer, body: bytes) -> None:
     """An answer that is not PostHog's is said as such."""
     server.answer(200, body=body)
     code, _, err = run(server)
     assert (code, "answer is no" in err, "Traceback" in err) == (1, True, False)
 
 
-def test_nobody_there() -> None:
+def test_host_that_does_not_answer_is_named() -> None:
     """A host that does not answer is said as such."""
     code, _, err = run(None, "--host", "http://127.0.0.1:1")
     assert (code, "refused" in err, "Traceback" in err) == (1, True, False)
@@ -283,7 +283,7 @@ def test_a_host_that_is_none(host: str, words: str) -> None:
     assert (code, words in err) == (2, True)
 
 
-def test_what_holds() -> None:
+def test_additional_fields_are_no_difference() -> None:
     """Fields that are more do not matter, values and list lengths do."""
     assert holds({"a": {"b": [1, {"c": 2, "d": 3}]}, "e": 4}, {"a": {"b": [1, {"c": 2}]}})
     for other in ({"a": {"b": [1]}}, {"a": {"b": [1, {"c": 3}]}}, {"a": None}, {}, None):

@@ -141,7 +141,7 @@ def test_active_by_month(fleet: Fleet, answers: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["05_versions", "08_uptime"])
-def test_what_they_run(fleet: Fleet, answers: Any, name: str) -> None:
+def test_versions_count_each_installation_once(fleet: Fleet, answers: Any, name: str) -> None:
     """Each installation of the last day once."""
     assert sum(int(number) for _, number in answers[name]) == fleet.today
 
@@ -156,7 +156,7 @@ def test_starts_and_ends(fleet: Fleet, answers: Any) -> None:
     assert unknown == starts if fleet.mode == "none" else 0 < unknown < starts / 2
 
 
-def test_events(fleet: Fleet, answers: Any) -> None:
+def test_each_event_is_counted_once(fleet: Fleet, answers: Any) -> None:
     """Each event once."""
     recent = [event for _, event, at, _, _ in fleet.rows if at > NOW - 30 * DAY]
     assert sum(int(number) for row in answers["10_events"] for number in row[1:]) == len(recent)

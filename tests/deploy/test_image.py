@@ -236,7 +236,7 @@ def test_health_is_false_when_nothing_runs(deployment: Deployment) -> None:
     assert deployment.start(*check).process.wait(20) == 1
 
 
-def test_nobody_in_particular(deployment: Deployment) -> None:
+def test_host_has_no_root_and_no_capability(deployment: Deployment) -> None:
     """The host is not root, has no capability, can get none, and can write its volume and nothing else."""
     running = deployment.start()
     eventually(lambda: status_of(running, "1")["Name"] == "lifebeat")

@@ -53,7 +53,7 @@ def test_a_broken_object_would_be_found() -> None:
         kubernetes_validate.validate(broken, SCHEMAS[0], strict=True)
 
 
-def test_restricted(overlay: str) -> None:
+def test_pods_fit_the_restricted_standard(overlay: str) -> None:
     """The pods fit the restricted Pod Security Standard, and the namespace enforces it."""
     labels = one(overlay, "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"

@@ -40,7 +40,7 @@ def told(installation: Installation) -> list[tuple[str, str]]:
     return [(each["event"], each["properties"]["instance_id"]) for each in installation.receiver.events]
 
 
-def test_one_pod(installation: Installation) -> None:
+def test_pod_passes_its_probes_and_delivers_its_end(installation: Installation) -> None:
     """The base's pod passes its probes, and at its stop has delivered its end within the grace period."""
     one_pod = start("base", installation, TELEMETRY_INSTANCE_ID=ID)
     one_pod.wait_until_started()
@@ -62,7 +62,7 @@ def test_the_next_pod_takes_the_volume_over(installation: Installation) -> None:
     assert len({instance for _, instance in events}) == 1
 
 
-def test_three_pods(installation: Installation, postgresql: PostgreSQL) -> None:
+def test_three_replicas_are_one_application(installation: Installation, postgresql: PostgreSQL) -> None:
     """Production's replicas, each with a volume of its own, are one application with one start, one end and one ID."""
     database = postgresql.schema()
     pods = [
@@ -81,7 +81,7 @@ def test_three_pods(installation: Installation, postgresql: PostgreSQL) -> None:
     assert told(installation) == [("startup", ID), ("shutdown", ID)]
 
 
-def test_the_database_away(installation: Installation) -> None:
+def test_pod_that_waits_for_its_database_is_healthy(installation: Installation) -> None:
     """A pod that waits for PostgreSQL is well, is not started again for it, and stops within the grace period."""
     away = "postgresql://lifebeat@127.0.0.1:1/lifebeat"
     one_pod = start("overlays/production", installation, LIFEBEAT_DATABASE=away)
@@ -92,7 +92,7 @@ def test_the_database_away(installation: Installation) -> None:
     assert time.monotonic() - begun < pod("overlays/production")["terminationGracePeriodSeconds"]
 
 
-def test_a_live_edit(installation: Installation) -> None:
+def test_edited_config_map_is_followed(installation: Installation) -> None:
     """What the kubelet brings into a mounted ConfigMap is followed by the running host."""
     (installation.directory / "noting.py").write_text("def note(text):\n    print(text, flush=True)\n")
     settings = {"config.yaml": "telemetryEnabled: false\n"}

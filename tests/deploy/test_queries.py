@@ -134,7 +134,7 @@ def test_repeats_are_stored_until_they_are_merged(truth: Truth, both: dict[str, 
     assert len(truth.repeats) > 10_000
 
 
-def test_there_are_two(version: str, both: dict[str, Answers]) -> None:
+def test_two_different_clickhouses_are_asked(version: str, both: dict[str, Answers]) -> None:
     """One ClickHouse is as old as PostHog's, and the other is not, or one of them would prove nothing."""
     [[said]] = both[STATES[0]]["version"]
     assert said.startswith("25.8.") is (version == VERSIONS[0])
@@ -166,7 +166,7 @@ def test_active_by_longer_spans(truth: Truth, answers: Answers, name: str) -> No
 
 
 @pytest.mark.parametrize(("name", "which"), [("05_versions", 0), ("06_platforms", 1), ("07_python_versions", 2)])
-def test_what_they_run(truth: Truth, answers: Answers, name: str, which: int) -> None:
+def test_versions_count_each_installation_once(truth: Truth, answers: Answers, name: str, which: int) -> None:
     """Each installation of the last week counts once, with what it ran last."""
     recent = [one for one, (at, _, _) in truth.last.items() if at > NOW - 7 * DAY]
     facts = [truth.latest[one][which] for one in recent]
@@ -174,7 +174,7 @@ def test_what_they_run(truth: Truth, answers: Answers, name: str, which: int) ->
     assert numbers(answers[name]) == expected
 
 
-def test_uptime(truth: Truth, answers: Answers) -> None:
+def test_uptime_is_what_each_installation_said_last(truth: Truth, answers: Answers) -> None:
     """What each installation said last decides: a heartbeat its days, a start none, a stop that it does not run."""
 
     def span(days: int) -> str:
@@ -206,7 +206,7 @@ def test_starts_and_ends(truth: Truth, answers: Answers) -> None:
     assert found == expected
 
 
-def test_events(truth: Truth, answers: Answers) -> None:
+def test_each_event_is_counted_once(truth: Truth, answers: Answers) -> None:
     """Each event once, though one in twenty was delivered again."""
     found = {
         (day_of(row[0]), kind): int(number)
@@ -271,7 +271,7 @@ def test_every_query_is_checked() -> None:
         assert tile.display in {"BoldNumber", "ActionsLineGraph", "ActionsBar", "ActionsTable"}
 
 
-def test_the_rewriting() -> None:
+def test_hogql_is_rewritten_for_clickhouse() -> None:
     """Properties become extractions from JSON, numbers casts that may fail, and now a moment."""
     at = datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert rewrite("SELECT now() - INTERVAL 1 DAY", at) == (

@@ -69,7 +69,7 @@ def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return dist(clone, tmp_path_factory.mktemp("dist"), TZ="Asia/Tokyo")
 
 
-def test_the_same_bytes(clone: Path, built: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_builds_of_a_commit_are_the_same_bytes(clone: Path, built: dict[str, bytes], tmp_path: Path) -> None:
     """Two builds of one commit, in two places with other modes, times and time zones, are the same to the byte."""
     again = tmp_path / "again"
     git(clone, "clone", "--quiet", str(clone), str(again))
@@ -120,7 +120,7 @@ def test_only_former_releases_are_removed(tmp_path: Path) -> None:
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 
-def test_what_is_in_it(built: dict[str, bytes], tmp_path: Path) -> None:
+def test_sdist_holds_only_what_is_committed(built: dict[str, bytes], tmp_path: Path) -> None:
     """Only what is committed, with fixed times, owners and modes; and the sums fit."""
     assert set(built) == {
         f"lifebeat-{__version__}-py3-none-any.whl", f"lifebeat-{__version__}.tar.gz",
@@ -191,7 +191,7 @@ def disagreement(changelog: str, version: str) -> str:
     return "" if newest == version else f"the newest release is {newest}, the version {version}"
 
 
-def test_one_version() -> None:
+def test_version_is_the_changelogs_newest() -> None:
     """The changelog's newest release is the version, and the package takes it from its one place."""
     assert disagreement((ROOT / "CHANGELOG.md").read_text(), __version__) == ""
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()

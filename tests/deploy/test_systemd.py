@@ -121,7 +121,7 @@ def test_systemd_really_looks(tool: Tool, units: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [None, *DROP_INS])
-def test_exposure(tool: Tool, units: Path, name: str | None) -> None:
+def test_exposure_is_at_most_1_5(tool: Tool, units: Path, name: str | None) -> None:
     """``systemd-analyze security`` gives the unit at most 1.5, alone and with each drop-in."""
     drop_in(units, name)
     done = security(tool, units)
@@ -280,7 +280,7 @@ def names_in(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def test_a_whole_life(service: Service, receiver: PostHogServer) -> None:
+def test_service_is_ready_beats_reloads_and_stops(service: Service, receiver: PostHogServer) -> None:
     """On a config directory that it cannot write: ready, beating, reloaded, stopped; all delivered, the ID in state."""
     process = service.start()
     service.manager.await_("READY")

@@ -193,7 +193,9 @@ def test_web_pods_are_one_application(
 
 
 @pytest.mark.soak
-def test_off_in_one_worker(installation: Installation, redis: RedisServer, receiver: PostHogServer) -> None:
+def test_worker_with_telemetry_off_runs_only_the_hosts_jobs(
+    installation: Installation, redis: RedisServer, receiver: PostHogServer
+) -> None:
     """A worker with telemetry off runs nothing of it, and the host's jobs in the file go on there."""
     installation.write(telemetryHeartbeatInterval="1s")
     cluster = CeleryCluster(installation, redis.url, jobs=1, every="500ms", telemetry=True)
@@ -205,7 +207,9 @@ def test_off_in_one_worker(installation: Installation, redis: RedisServer, recei
     cluster.drop()
 
 
-def test_off_everywhere(installation: Installation, redis: RedisServer, receiver: PostHogServer) -> None:
+def test_telemetry_off_writes_nothing_into_redis(
+    installation: Installation, redis: RedisServer, receiver: PostHogServer
+) -> None:
     """With telemetry off and no jobs of the host's nothing of Lifebeat's comes into Redis."""
     cluster = CeleryCluster(installation, redis.url, jobs=0)
     (installation.config / "jobs.yaml").unlink()
@@ -221,7 +225,7 @@ def test_off_everywhere(installation: Installation, redis: RedisServer, receiver
 
 
 @pytest.mark.soak
-def test_redis_away(installation: Installation, redis: RedisServer) -> None:
+def test_shared_jobs_resume_when_redis_is_back(installation: Installation, redis: RedisServer) -> None:
     """While Redis is away a worker's own jobs go on, that is said once, and the shared ones resume: none twice."""
     cluster = CeleryCluster(installation, redis.url, jobs=3, every="500ms")
     file = installation.config / "jobs.yaml"
@@ -305,7 +309,7 @@ def test_many_instants(installation: Installation, redis: RedisServer, workers: 
 
 
 @pytest.mark.soak
-def test_chaos(installation: Installation, redis: RedisServer) -> None:
+def test_kills_and_freezes_miss_and_repeat_nothing(installation: Installation, redis: RedisServer) -> None:
     """Workers are killed, stopped, frozen and started for minutes: none missed, none twice but what was cut off."""
     cluster = CeleryCluster(
         installation, redis.url, jobs=5, every="2s", fields="coalesce: false", broker_transport_options=REDELIVERY

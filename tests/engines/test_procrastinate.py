@@ -38,7 +38,9 @@ def test_every_instant_once(installation: Installation, postgresql: PostgreSQL) 
     assert not any("Traceback" in one for one in said), said
 
 
-def test_one_application(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+def test_three_machines_are_one_application(
+    installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer
+) -> None:
     """Three processes of machines with their own state: one startup, a heartbeat per instant, one shutdown, one ID."""
     installation.write(telemetryHeartbeatInterval="1s")
     database = postgresql.schema()
@@ -80,7 +82,9 @@ def test_the_id_that_config_gives(installation: Installation, postgresql: Postgr
     assert {event["distinct_id"] for event in receiver.events} == {given}
 
 
-def test_no_database(installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer) -> None:
+def test_own_jobs_run_while_the_database_is_away(
+    installation: Installation, postgresql: PostgreSQL, receiver: PostHogServer
+) -> None:
     """Without its database the process's own jobs run, shared ones wait, and it says so once; then all goes on."""
     database = postgresql.schema()
     (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")

@@ -205,7 +205,7 @@ class Conformance:
         assert len({one["started"] for one in joined}) == 1
         assert sorted(everybody(members, "leave")) == [False, False, True]
 
-    def test_others_remain(self, start: Start) -> None:
+    def test_leaving_while_another_is_in_is_not_the_last(self, start: Start) -> None:
         """Who leaves while another is in is not the last; who comes then is not the first."""
         one, other, third = start(), start(), start()
         run = one.ask("join")["run"]
@@ -216,7 +216,7 @@ class Conformance:
         assert other.ask("leave") is False
         assert third.ask("leave") is True
 
-    def test_next_run_is_new(self, start: Start) -> None:
+    def test_joining_after_the_last_begins_a_new_run(self, start: Start) -> None:
         """After the last has left, the next is the first of another run, also in a process that was in before."""
         one, other = start(), start()
         runs = [one.ask("join")]
@@ -229,13 +229,13 @@ class Conformance:
         assert [run["unfinished"] for run in runs] == [None] * 3
         assert one.ask("leave") is True
 
-    def test_join_twice(self, start: Start) -> None:
+    def test_second_join_gets_the_same_answer(self, start: Start) -> None:
         """A process that is in already gets the same answer."""
         member = start()
         assert member.ask("join") == member.ask("join")
         assert member.ask("leave") is True
 
-    def test_leave_without_join(self, start: Start) -> None:
+    def test_leaving_without_joining_is_never_the_last(self, start: Start) -> None:
         """Who is not in is never the last, whether others are in or not."""
         one, other = start(), start()
         assert one.ask("leave") is False
@@ -252,7 +252,7 @@ class Conformance:
         time.sleep(self.gone_after)
         assert other.ask("leave") is True
 
-    def test_all_killed(self, start: Start) -> None:
+    def test_joining_after_all_were_killed_begins_a_new_run(self, start: Start) -> None:
         """When all were killed, the next to join is the first of a new run."""
         members = [start() for _ in range(3)]
         run = everybody(members, "join")[0]["run"]
@@ -263,7 +263,7 @@ class Conformance:
         assert joined["first"] is True
         assert joined["run"] != run
 
-    def test_rounds(self, start: Start) -> None:
+    def test_each_round_of_eight_has_one_first_and_one_last(self, start: Start) -> None:
         """Eight processes join and leave at once, three times: each time one is the first and one the last."""
         members = [start() for _ in range(8)]
         runs: set[str] = set()
@@ -315,7 +315,7 @@ class Conformance:
         until(lambda: self.ran([other]))
         assert self.ran([other]) == {(JOB, second): 1}
 
-    def test_latest(self, start: Start) -> None:
+    def test_latest_claim_is_known_to_all(self, start: Start) -> None:
         """The latest instant claimed for a job is known to all, and there is none at first."""
         one, other = start(), start()
         everybody([one, other], "join")
@@ -346,7 +346,7 @@ class Conformance:
 
     # -- the rest ----------------------------------------------------------------------------------------------
 
-    def test_agree(self, start: Start) -> None:
+    def test_eight_processes_agree_on_one_value(self, start: Start) -> None:
         """Eight processes that offer a value each agree on one of them, for good."""
         members = [start() for _ in range(8)]
         candidates = [str(uuid.uuid4()) for _ in members]
@@ -357,7 +357,7 @@ class Conformance:
         assert agreed <= set(candidates)
         assert start().ask("agree", str(uuid.uuid4())) in agreed
 
-    def test_drain_and_close(self, start: Start) -> None:
+    def test_drain_is_done_at_once_when_nothing_runs(self, start: Start) -> None:
         """When nothing runs, draining is done at once; closing gives nothing back."""
         member = start()
         member.ask("join")

@@ -119,7 +119,9 @@ def test_own_store_and_executor(scheduler: Any) -> None:
     ("grace", "shown", "outcome"),
     [(0.05, 1, EVENT_JOB_MISSED), (59.5, 60, EVENT_JOB_EXECUTED), (None, None, EVENT_JOB_EXECUTED)],
 )
-def test_misfire_grace(scheduler: Any, grace: float | None, shown: int | None, outcome: int) -> None:
+def test_late_run_is_skipped_after_misfire_grace(
+    scheduler: Any, grace: float | None, shown: int | None, outcome: int
+) -> None:
     """A run that starts later than it may is left out, by fractions of a second too, as after a pause."""
     outcomes: list[int] = []
 

@@ -368,7 +368,7 @@ def test_yaml_round_trip(file: tuple[str, str, str], value: str | bool | int) ->
 # -- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_which_file(tmp_path: Path) -> None:
+def test_json_goes_before_yaml(tmp_path: Path) -> None:
     """JSON goes before YAML, and where there is no file there is none."""
     assert config_file(tmp_path) is None
     for name in ("config.yml", "config.yaml", "config.json"):
@@ -376,7 +376,7 @@ def test_which_file(tmp_path: Path) -> None:
         assert config_file(tmp_path) == tmp_path / name
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     """A missing file is made for its owner alone, in a directory that may be missing, but not in one below that."""
     path = tmp_path / "config" / "config.json"
     set_key(path, KEY, "v")
@@ -459,7 +459,7 @@ def test_same_value_again(tmp_path: Path) -> None:
         ("config.yml", "a: 1", "new"),
     ],
 )
-def test_set_if_absent(tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_value_of_the_file_is_kept(tmp_path: Path, name: str, content: str, says: str) -> None:
     """What the file says is kept and told; null and blank say nothing."""
     path = tmp_path / name
     path.write_text(content)
@@ -620,7 +620,7 @@ def refused(path):
 
 
 @pytest.mark.parametrize(("directory", "file"), [(0o555, 0o444), (0o755, 0o444), (0o311, 0o444)])
-def test_permission(shared: Path, directory: int, file: int) -> None:
+def test_file_without_permission_is_not_written(shared: Path, directory: int, file: int) -> None:
     """Neither a directory nor a file that its user made read-only is written, and the message says who may not."""
     path = shared / "config.json"
     path.write_text("{}")
@@ -646,7 +646,7 @@ def test_permission(shared: Path, directory: int, file: int) -> None:
 
 
 @needs_mounts
-def test_mounts(tmp_path: Path) -> None:
+def test_read_only_and_full_mounts_name_their_remedy(tmp_path: Path) -> None:
     """A read-only file system and a full disk name their remedy; a file that is a mount of its own is written."""
     for name in ("read-only", "single", "single/file", "full"):
         (tmp_path / name).mkdir()
@@ -693,7 +693,7 @@ def test_limit_for_files(tmp_path: Path) -> None:
 
 
 @needs_denial
-def test_no_locks(tmp_path: Path) -> None:
+def test_edit_is_made_where_directories_cannot_be_locked(tmp_path: Path) -> None:
     """Where directories cannot be locked a person's edit is made; a value to agree on is not, as others may differ."""
     path = tmp_path / "config.json"
     program = """

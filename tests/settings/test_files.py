@@ -44,7 +44,7 @@ def problem(directory: Path, name: str, text: str | bytes) -> str:
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.yaml", "config.yml"])
-def test_no_file(tmp_path: Path, name: str) -> None:
+def test_missing_file_is_no_problem(tmp_path: Path, name: str) -> None:
     """A file that is not there says nothing, and nothing is wrong with it."""
     assert read(tmp_path / name) == Layer(str(tmp_path / name), state="missing")
 
@@ -125,7 +125,7 @@ def test_yaml_that_says_nothing(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
-def test_encodings(tmp_path: Path, encoding: str, newline: str) -> None:
+def test_byte_order_mark_and_crlf_change_nothing(tmp_path: Path, encoding: str, newline: str) -> None:
     """A mark at the beginning and the line ends of another system change nothing."""
     for name, text in (("config.json", '{\n"appName":\n"nötes"\n}\n'), ("config.yaml", "a: 1\nappName: nötes\n")):
         found = contents(tmp_path, name, text.replace("\n", newline).encode(encoding))
@@ -245,7 +245,7 @@ def test_no_secret_of_the_application_is_told(tmp_path: Path, name: str, text: s
     ],
     ids=range(16),
 )
-def test_json_that_is_not(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_broken_json_is_one_problem_with_its_place(tmp_path: Path, text: str | bytes, message: str) -> None:
     """One problem, at the place where reading ended, that says what is missing."""
     assert problem(tmp_path, "config.json", text).startswith(message)
 
@@ -270,7 +270,7 @@ DEEP = "a: " + "[" * MAX_DEPTH + "]" * MAX_DEPTH
     ],
     ids=range(11),
 )
-def test_yaml_that_is_not(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_broken_yaml_is_one_problem_with_its_place(tmp_path: Path, text: str | bytes, message: str) -> None:
     """One problem, at its line and column, that says what to do."""
     assert problem(tmp_path, "config.yaml", text).startswith(message)
 
@@ -316,7 +316,7 @@ def test_what_is_not_a_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "config.yaml"])
-def test_too_large(tmp_path: Path, name: str) -> None:
+def test_file_beyond_the_limit_is_not_read(tmp_path: Path, name: str) -> None:
     """A file beyond the limit is not read; one that just fits is."""
     limit = texts.limit(tmp_path / name)
     assert values(tmp_path, name, "{}".ljust(limit)) == {}

@@ -88,7 +88,7 @@ def places(tmp_path: Path) -> Places:
 # -- precedence ------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_says_anything(places: Places) -> None:
+def test_defaults_hold_where_no_layer_has_a_value(places: Places) -> None:
     """Where nothing is said the defaults hold."""
     found = places.read()
     assert (found.api_key, found.host, found.problems) == (None, "https://us.i.posthog.com", ())
@@ -129,7 +129,7 @@ def test_the_order_of_the_layers(places: Places) -> None:
     assert [layer.endswith(one) for layer, one in zip(layers, told, strict=True)] == [True] * len(PLACES)
 
 
-def test_none_is_not_said(places: Places) -> None:
+def test_null_and_empty_leave_a_key_to_lower_layers(places: Places) -> None:
     """``None`` in code, ``null`` in a file and an empty variable leave a key to the layers below."""
     places.say("host argument", KEY, "phc_host")
     places.write("config.json", '{"telemetryApiKey": null}')
@@ -341,7 +341,7 @@ def test_the_overlay_is_named_by_the_argument_first(places: Places) -> None:
     ],
     ids=["misspelled", "unknown", "outside", "hidden", "line break"],
 )
-def test_no_such_overlay(places: Places, deployment: str, message: str) -> None:
+def test_unknown_deployment_pauses_telemetry(places: Places, deployment: str, message: str) -> None:
     """A deployment that has no overlay, or whose name leads elsewhere, holds telemetry and is told."""
     found = places.source(deployment).read()
     assert message in str(found.problems[0])

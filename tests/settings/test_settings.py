@@ -216,14 +216,14 @@ INVALID = [(kind, written, message) for kind, message, listed in REFUSED for wri
 
 
 @pytest.mark.parametrize(("kind", "written", "value"), VALID)
-def test_what_a_kind_takes(kind: Kind, written: Any, value: Any) -> None:
+def test_kind_reads_what_people_write(kind: Kind, written: Any, value: Any) -> None:
     """A kind reads what people write for it, and gives a value of one type."""
     found = kind.parse(written)
     assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize(("kind", "written", "message"), INVALID)
-def test_what_a_kind_refuses(kind: Kind, written: Any, message: str) -> None:
+def test_kind_refuses_the_rest_and_says_what_it_expected(kind: Kind, written: Any, message: str) -> None:
     """A kind refuses anything else and says what expected; no other error comes out of it."""
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         kind.parse(written)
@@ -280,7 +280,7 @@ def test_what_leads_to_this_machine_only(url: str, expected: bool) -> None:
     assert is_loopback(url) is expected
 
 
-def test_the_reason_says_who() -> None:
+def test_consent_names_its_layer() -> None:
     """On or off comes with the layer that said so; settings that cannot be read are neither."""
     assert merged().reason == "on (telemetryEnabled: default)"
     assert merged(telemetryEnabled=True).reason == "on (telemetryEnabled: host argument)"
@@ -289,7 +289,7 @@ def test_the_reason_says_who() -> None:
 
 
 @pytest.mark.parametrize("word", [*sorted(settings.TRUE), *sorted(settings.FALSE), "", "flase", None])
-def test_is_off(word: str | None) -> None:
+def test_only_a_word_for_off_is_off(word: str | None) -> None:
     """Only a word for off says off."""
     assert settings.is_off(word) is (word in settings.FALSE)
     assert settings.is_off(f" {word} ".upper()) is (word in settings.FALSE)

@@ -52,7 +52,7 @@ def blocked(tmp_path: Path) -> Path:
     return tmp_path / "file" / "config"
 
 
-def test_order(tmp_path: Path, blocked: Path) -> None:
+def test_setting_goes_before_systemd_config_and_home(tmp_path: Path, blocked: Path) -> None:
     """The setting goes before systemd's directory, that before the config directory, and one below home comes last."""
     config, systemd, home = (tmp_path / name for name in ("config", "systemd", "home"))
     environ = {"STATE_DIRECTORY": f"{systemd}:{tmp_path}/second", "HOME": str(home)}
@@ -86,7 +86,7 @@ def test_setting_that_cannot_be_used(tmp_path: Path, place: str) -> None:
     )
 
 
-def test_fallback(tmp_path: Path, blocked: Path) -> None:
+def test_fallback_is_one_directory_per_installation(tmp_path: Path, blocked: Path) -> None:
     """The directory below home is one per installation and application, and XDG_STATE_HOME moves it."""
     environ = {"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path)}
     found = look(blocked, environ=environ)
@@ -103,7 +103,7 @@ def test_fallback(tmp_path: Path, blocked: Path) -> None:
     assert look(blocked, environ=environ).reason == "the fallback in $HOME"
 
 
-def test_nowhere(blocked: Path) -> None:
+def test_no_writable_directory_names_each_that_was_tried(blocked: Path) -> None:
     """Where nothing can be written there is no directory, and the reason names each that was tried."""
     found = look(blocked, environ={"STATE_DIRECTORY": str(blocked / "systemd"), "HOME": str(blocked)})
     assert found.path is None
@@ -155,7 +155,7 @@ def tell(place):
 """
 
 
-def test_permission(shared: Path) -> None:
+def test_directory_without_permission_is_not_used(shared: Path) -> None:
     """A directory without the permission to write in it is no place, nor is one that would have to be made there."""
     shared.chmod(0o555)
     program = """
@@ -205,7 +205,7 @@ tell(sys.argv[1])
         (str(uuid.UUID(int=0)).encode(), None),
     ],
 )
-def test_read_id(tmp_path: Path, content: bytes, found: str | None) -> None:
+def test_only_a_whole_uuid_is_an_id(tmp_path: Path, content: bytes, found: str | None) -> None:
     """Only a whole UUID is an ID; whatever else a power cut has left is none."""
     path = tmp_path / ID_FILE
     assert read_id(path) is None

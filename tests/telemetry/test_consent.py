@@ -112,7 +112,7 @@ def test_of_two_in_one_file_off_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["1", "true", "TRUE", "yes", "on", "2", "no", "off", "x", " 1 ", "-"])
-def test_do_not_track(tmp_path: Path, value: str) -> None:
+def test_do_not_track_is_off(tmp_path: Path, value: str) -> None:
     """Anything but empty, 0 and false is a wish not to be tracked, also where all layers and the tests say on."""
     found = consent(tmp_path, dict.fromkeys(LAYERS, True), {"DO_NOT_TRACK": value})
     assert (found.enabled, found.opted_out) == (False, True)
@@ -132,7 +132,7 @@ def test_do_not_track_that_says_nothing(tmp_path: Path, value: str) -> None:
 
 
 @pytest.mark.parametrize("name", CI_VARIABLES)
-def test_ci_environments(tmp_path: Path, name: str) -> None:
+def test_ci_variables_are_off(tmp_path: Path, name: str) -> None:
     """Each variable by which a CI shows itself turns telemetry off, and says which; set to false it does not."""
     found = with_environment(tmp_path, **{name: "true", "TELEMETRY_ENABLED": "true"})
     assert (found.enabled, found.opted_out) == (False, True)

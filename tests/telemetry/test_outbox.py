@@ -150,7 +150,7 @@ def test_recorded_event_waits_as_it_was_given(make: Make, clock: FakeClock) -> N
     assert outbox.waiting() == Waiting(count=1, bytes=9, since=now, next_attempt=now, due_in=0.0)
 
 
-def test_record_twice(make: Make) -> None:
+def test_recording_an_event_again_changes_nothing(make: Make) -> None:
     """Recording an event again changes nothing, so that a failed call may be repeated."""
     outbox = make()
     outbox.record("u1", "startup", "{}")
@@ -159,7 +159,7 @@ def test_record_twice(make: Make) -> None:
     assert (only(outbox).state, only(outbox).body) == ("delivered", "{}")
 
 
-def test_order(make: Make, clock: FakeClock) -> None:
+def test_due_events_come_oldest_first(make: Make, clock: FakeClock) -> None:
     """What is due comes oldest first and the ledger newest first, in the order of recording whatever the clock says."""
     outbox = make()
     fill(outbox, "a")
@@ -171,7 +171,7 @@ def test_order(make: Make, clock: FakeClock) -> None:
     assert [entry.uuid for entry in outbox.entries(limit=2)] == ["c", "b"]
 
 
-def test_delivered(make: Make, clock: FakeClock) -> None:
+def test_delivered_event_is_pending_no_more(make: Make, clock: FakeClock) -> None:
     """A delivered event no longer waits, and the ledger says when and with what status."""
     outbox = make()
     fill(outbox, "a", "b")
@@ -184,7 +184,7 @@ def test_delivered(make: Make, clock: FakeClock) -> None:
     assert [entry.uuid for entry in outbox.due(10)] == ["b"]
 
 
-def test_postponed(make: Make, clock: FakeClock) -> None:
+def test_postponed_event_is_due_at_its_time(make: Make, clock: FakeClock) -> None:
     """A postponed event is due again at its time and not before, unless it is wanted early."""
     outbox = make()
     fill(outbox, "a")
@@ -197,7 +197,7 @@ def test_postponed(make: Make, clock: FakeClock) -> None:
     assert (entry.attempts, entry.answer, entry.status) == (1, "refused", None)
 
 
-def test_dropped(make: Make, clock: FakeClock) -> None:
+def test_dropped_event_keeps_its_reason(make: Make, clock: FakeClock) -> None:
     """A dropped event is never due again, is counted, and keeps the reason and the status."""
     outbox = make()
     fill(outbox, "a", "b")
@@ -210,7 +210,7 @@ def test_dropped(make: Make, clock: FakeClock) -> None:
     assert outbox.waiting() == Waiting(dropped=2)
 
 
-def test_suppress_waiting(make: Make) -> None:
+def test_turning_off_suppresses_what_is_pending(make: Make) -> None:
     """Turning telemetry off ends the wait of all that waits, keeps it in the ledger, and does not touch the rest."""
     outbox = make()
     fill(outbox, "a", "b", "c")
@@ -285,7 +285,7 @@ def test_wait_and_age_over_a_reboot(make: Make, clock: FakeClock) -> None:
     assert entry.age == 4 * HOUR
 
 
-def test_notes(make: Make) -> None:
+def test_note_is_kept_and_replaced(make: Make) -> None:
     """A note is written once by note_once, replaced by set_note, and None before."""
     outbox = make()
     assert outbox.note("notice") is None
@@ -765,7 +765,9 @@ def test_newer_schema_is_not_touched(on_disk: Make, path: Path, tmp_path: Path) 
 # What cannot be used at all
 
 
-def test_locked_database(start: Callable[..., subprocess.Popen[str]], on_disk: Make) -> None:
+def test_locked_database_is_given_up_after_the_timeout(
+    start: Callable[..., subprocess.Popen[str]], on_disk: Make
+) -> None:
     """A database that another process keeps locked is given up after the busy timeout, and works again afterwards."""
     outbox = on_disk(busy_timeout=0.1)
     fill(outbox, "a")
@@ -856,7 +858,7 @@ def test_memory_for_what_cannot_be_recorded_is_bounded(on_disk: Make, path: Path
     assert [entry.uuid for entry in on_disk().due(1000)] == [f"u{number}" for number in range(50, 150)]
 
 
-def test_amended_event(make: Make) -> None:
+def test_only_an_event_that_never_left_can_be_amended(make: Make) -> None:
     """An event that has never left can be corrected; one that has is as it was."""
     outbox = make()
     fill(outbox, "a", "b")
@@ -878,7 +880,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_full_disk(small_disk: Path, clock: FakeClock, warnings: list[str]) -> None:
+def test_full_disk_keeps_events_in_memory(small_disk: Path, clock: FakeClock, warnings: list[str]) -> None:
     """On a full disk recording waits in memory and says so, and loses nothing; with space all of it is recorded."""
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * 700_000)

@@ -149,7 +149,7 @@ def test_a_server_below_a_path(receiver: PostHogServer) -> None:
         (204, "HTTP 204"),
     ],
 )
-def test_answers(receiver: PostHogServer, status: int, words: str) -> None:
+def test_anything_but_200_is_no_delivery(receiver: PostHogServer, status: int, words: str) -> None:
     """Anything but 200 is no delivery, and the words say what to look at."""
     receiver.answer(status, body=b"" if status == 204 else None)
     answer = ask(receiver.url)
@@ -253,13 +253,13 @@ def test_retry_after_as_a_date(receiver: PostHogServer) -> None:
     assert ask(receiver.url).retry_after == 0.0
 
 
-def test_refused(receiver: PostHogServer) -> None:
+def test_refused_connection_is_an_answer_at_once(receiver: PostHogServer) -> None:
     """A connection that is refused is an answer at once."""
     receiver.refuse()
     assert ask(receiver.url).words == "the connection was refused"
 
 
-def test_no_such_host() -> None:
+def test_unknown_host_fails_in_time() -> None:
     """A name that cannot be looked up is a failure within its time, and not a traceback."""
     answer = ask("http://posthog.invalid", timeout=5.0)
     assert (answer.delivered, answer.status) == (False, None)
@@ -422,7 +422,7 @@ def test_a_trusted_certificate(raw: Callable[..., Raw], certificate: Path, monke
     assert ask(f"https://127.0.0.1:{tls_server(raw, certificate).port}").delivered
 
 
-def test_through_a_proxy(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_environment_is_used(receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy of the environment is used; the receiver is the proxy here."""
     monkeypatch.setenv("http_proxy", receiver.url)
     monkeypatch.delenv("no_proxy", raising=False)

@@ -34,7 +34,7 @@ MICROSECOND = timedelta(microseconds=1)
         ("3660d", LONGEST),
     ],
 )
-def test_what_is_read(text: str, duration: timedelta) -> None:
+def test_units_fractions_and_parts_are_read(text: str, duration: timedelta) -> None:
     """Every unit, fractions, several parts in any order, and space around."""
     assert parse_duration(text) == duration
 
@@ -78,7 +78,7 @@ def test_what_is_read(text: str, duration: timedelta) -> None:
     ],
     ids=lambda text: text if text.isascii() and len(text) < 20 else "",  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
 )
-def test_what_is_refused(text: str, message: str) -> None:
+def test_refusal_says_what_to_write(text: str, message: str) -> None:
     """Each refusal says what is wrong with this value, and what to write."""
     with pytest.raises(ValueError, match=r".") as caught:
         parse_duration(text)
@@ -86,7 +86,7 @@ def test_what_is_refused(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0s", "0h0m", "0.0ms"])
-def test_no_time_at_all(text: str) -> None:
+def test_zero_is_accepted_only_where_asked_for(text: str) -> None:
     """None at all is taken where the caller says so, and only there."""
     assert parse_duration(text, zero=True) == timedelta(0)
     with pytest.raises(ValueError, match="greater than zero"):
@@ -108,7 +108,7 @@ def test_no_time_at_all(text: str) -> None:
         (LONGEST, "3660d"),
     ],
 )
-def test_what_is_written(duration: timedelta, text: str) -> None:
+def test_largest_unit_is_written_first(duration: timedelta, text: str) -> None:
     """The largest unit first, a day as 24h, and nothing that is lost."""
     assert format_duration(duration) == text
 

@@ -62,7 +62,7 @@ def test_yaml_means_the_same_as_json(written: dict[str, Any], flow: bool) -> Non
     )
 
 
-def test_places() -> None:
+def test_nodes_know_line_column_and_offsets() -> None:
     """Line, column and offsets of keys and values; the end of a block is behind its last character."""
     found = root(parse("a.yaml", b"a: 1\nb:\n  - x\n  - |\n    y\n\nc: 2\n"))
     assert isinstance(found, Mapping)
@@ -98,7 +98,7 @@ def test_what_is_further_down_is_read_over() -> None:
     ],
     ids=["aliases", "values", "depth", "unknown alias", "own alias", "documents"],
 )
-def test_limits(text: str, message: str) -> None:
+def test_exceeded_limit_is_one_problem_with_its_place(text: str, message: str) -> None:
     """What would take memory or sense away is one problem with its place."""
     (problem,) = parse("a.yaml", text.encode()).problems
     assert message in problem.message

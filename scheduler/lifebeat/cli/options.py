@@ -56,7 +56,7 @@ class CommandLine:
         return made
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Return the numbers that each of the five fields stands for; ``None`` for ``*``. Sunday is 0.
+        """Read a command line.
 
         Raises:
             SystemExit: Help was asked for, or it is not understood.

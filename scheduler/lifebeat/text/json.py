@@ -17,7 +17,7 @@ _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 
 
 def parse(document: Document, depth: int = MAX_DEPTH) -> None:
-    """Return the numbers that each of the five fields stands for; ``None`` for ``*``. Sunday is 0.
+    """Read the document's text into its root; what is wrong with it becomes a problem of the document.
 
     Args:
         document: The document.

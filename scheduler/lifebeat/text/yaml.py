@@ -18,7 +18,7 @@ MAX_VALUES = 2_000_000
 
 
 def parse(document: Document, depth: int = MAX_DEPTH) -> None:
-    """Return the numbers that each of the five fields stands for; ``None`` for ``*``. Sunday is 0.
+    """Read the document's text into its root; what is wrong with it becomes a problem of the document.
 
     Args:
         document: The document.
