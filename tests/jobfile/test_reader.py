@@ -64,7 +64,10 @@ def _private():
 
 shell = functools.partial(subprocess.run, "true")
 prepared = functools.partial(good, days=7)
-heard = good
+
+
+def heard(job, error):
+    pass
 """
 TELEMETRY = "lifebeat_jobs.telemetry"
 TWO_HEARTBEATS = "jobs:\n" + "".join(

@@ -43,7 +43,7 @@ def parse(document: Document, depth: int = MAX_DEPTH) -> None:
 def _what_is_wrong(document: Document, at: int, problem: str) -> str:
     text = document.text
     if text[at : at + 1] == "\t":
-        return "a tab in the indentation; indent YAML with spaces"
+        return "a tab in the indentation, expected spaces"
     unquoted = re.match(r"\s*(?:- +)?([\w-]+): +([*@`%&!|>].*?)\s*(?: #.*)?$", document.line(document.place(at)[0]))
     if unquoted and not document.is_private:
         name, value = unquoted[1], unquoted[2]
