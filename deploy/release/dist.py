@@ -84,11 +84,11 @@ def release(moment: int) -> dict[str, bytes]:
         build(source, out, moment)
         [sdist], [wheel] = out.glob("*.tar.gz"), out.glob("*.whl")
         packed = level_zip(wheel.read_bytes(), moment)
-        told = bill(packed, locked(source / LOCK), wheel.name.split("-")[1], moment)
+        materials = bill(packed, locked(source / LOCK), wheel.name.split("-")[1], moment)
         return {
             sdist.name: level_tar(sdist.read_bytes(), moment),
             wheel.name: packed,
-            f"{sdist.name.removesuffix('.tar.gz')}.cdx.json": f"{json.dumps(told, indent=2)}\n".encode(),
+            f"{sdist.name.removesuffix('.tar.gz')}.cdx.json": f"{json.dumps(materials, indent=2)}\n".encode(),
         }
 
 

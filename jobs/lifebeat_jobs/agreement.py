@@ -1,4 +1,4 @@
-"""What an installation has agreed to send: a later version that wants more sends only that, until somebody accepts.
+"""What an installation has agreed to send: a later version that wants more sends only that, until it is accepted.
 
 The list is kept in the outbox's notes, and so are the forms of what was recorded: another process, or a later version,
 checks an event against the form that it was recorded in.
@@ -96,7 +96,7 @@ def remember_form(outbox: Outbox, body: dict[str, Any]) -> None:
 def known_forms(outbox: Outbox) -> dict[str, list[Form]]:
     """Return the forms in which an event may leave: the declared ones, and those in which some were recorded.
 
-    Of a shipped event that can only be less than what is declared: whoever can write the notes adds nothing to it.
+    Of a shipped event that can only be less than what is declared: a change of the notes can add nothing to it.
     """
     found = {name: [form, events.without_id(form)] for name, form in events.declared().items()}
     shipped = {kind.name: events.form_of(kind) | {"age": events.AGE} for kind in events.CATALOGUE}

@@ -1,7 +1,7 @@
 """Connections with a gate before each byte, which another thread can cut at any moment: then only a look-up goes on.
 
 A timeout of requests is one per read, and there is none for the look-up, for each address of a name, or for a server
-that drips. So whoever waits for an answer waits as long as it likes and then cuts.
+that drips. So the waiter waits as long as it likes and then cuts.
 """
 
 from __future__ import annotations
@@ -168,6 +168,6 @@ def _socks(plain: Any, connections: Connections) -> Any:
     class Connection(_gated(plain, connections)):  # type: ignore[misc]  # the class is known at run time only
         def _new_conn(self) -> socket.socket:
             above: Any = super()
-            return connections.keep(above._new_conn())  # noqa: SLF001 - the one place where urllib3 can be told
+            return connections.keep(above._new_conn())  # noqa: SLF001 - the one place where urllib3 lets a connection be replaced
 
     return Connection

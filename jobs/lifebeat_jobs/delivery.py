@@ -32,7 +32,7 @@ FIRST_RETRY = 3600.0  # after an outage a fleet asks 1 + n times as often as usu
 RARELY = LONGEST_BACKOFF / 2
 LONGEST_ASKED = LONGEST_BACKOFF - 3600.0
 AFTER_BOOT = 60.0  # a region that gets its power back is not heard in one second
-UNSET_CLOCK = 60.0  # until somebody looks whether the clock has been set
+UNSET_CLOCK = 60.0  # until the next look whether the clock has been set
 REJECTED = frozenset({400, 413})
 MISCONFIGURED = frozenset({401, 403, 404})
 OUTAGE, BOOT = "delivery", "boot"  # notes
@@ -108,7 +108,7 @@ class Delivery:
             progress: Told the number of events delivered so far.
 
         Returns:
-            Whether it was this call's to do: false if somebody else delivers.
+            Whether it was this call's to do: false if another process delivers.
         """
         if not all_waiting and (self._is_held() or not self.outbox.due(1)):
             return True

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _IDENTITIES = {
     identity.INSTALLATION: "Events carry a random ID of the installation, derived from nothing.",
     identity.MONTHLY: "Events carry a random ID that changes every month; two months cannot be connected.",
-    identity.NONE: "No two events carry the same ID; how old the installation is, is told in groups of weeks.",
+    identity.NONE: "No two events carry the same ID; how old the installation is, is sent in groups of weeks.",
 }
 _AGE = {"age": "How many weeks old the installation is."}
 _FIELDS = ("field", "value", "why")
@@ -70,7 +70,7 @@ Each of these does; what still waits is then never sent.
 
 
 def surroundings(settings: Settings, sent_as: str, machine: Machine) -> dict[str, str]:
-    """Return the properties that every event has; a version that names this machine is not told."""
+    """Return the properties that every event has; one that names this machine is left out."""
     found = events.surroundings(settings, sent_as)
     if leak_in([found["release"]], machine):
         found["release"] = rules.clean_release(settings.release_version or settings.app_version)
@@ -122,7 +122,7 @@ def previews(context: JobContext, outbox: Outbox, now: datetime, name: str | Non
 
 
 def requests(context: JobContext, bodies: Sequence[str], now: datetime) -> str:
-    """Return the requests in which events would go out, one for each ``distinct_id``; their bodies are sent zipped."""
+    """Return the requests in which events would be sent, one for each ``distinct_id``; their bodies are sent zipped."""
     settings = context.settings
     grouped: dict[str, list[Any]] = {}
     for body in map(json.loads, bodies):
@@ -211,9 +211,9 @@ def summary(kind: type[events.Event]) -> str:
 
 
 def _section(name: str, kind: type[events.Event] | None, own: rules.Form) -> str:
-    told = "" if kind is None else f"{summary(kind)}\n\n"
+    intro = "" if kind is None else f"{summary(kind)}\n\n"
     body = _table(_rows(kind, own)) if own else "No properties besides those of all events."
-    return f"### {name}\n\n{told}{body}"
+    return f"### {name}\n\n{intro}{body}"
 
 
 def _rows(kind: type[events.Event] | None, form: rules.Form) -> Iterable[Sequence[str]]:

@@ -87,7 +87,7 @@ class Event:
     release: Release
 
     def __init_subclass__(cls) -> None:
-        # Called twice for a class with slots, which dataclass() makes anew: it is the same declaration.
+        # Called twice for a class with slots, which dataclass() makes again: it is the same declaration.
         where = f"{cls.__module__}.{cls.__qualname__}"
         if not _NAME.fullmatch(cls.__dict__.get("name", "")):
             raise TypeError(f'{where} has no name; give it one such as name: ClassVar[str] = "imported"')
@@ -311,7 +311,7 @@ def uuid7(moment: datetime, *identity: str) -> str:
 
     Args:
         moment: The moment.
-        identity: What makes this the same event whoever makes it; without it the UUID is random.
+        identity: What makes this the same event in whichever process it is made; without it the UUID is random.
     """
     digest = hashlib.sha256("\n".join(identity).encode()).digest()[:10] if identity else os.urandom(10)
     random = int.from_bytes(digest)

@@ -1,4 +1,4 @@
-"""Under which ID an installation's events go out: its own, one that changes each month, or none that stays."""
+"""Under which ID an installation's events are sent: its own, one that changes each month, or none that stays."""
 
 from __future__ import annotations
 

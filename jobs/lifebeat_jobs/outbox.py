@@ -89,7 +89,7 @@ class Waiting:
     unrecorded: int = 0
 
 
-# By the outbox's path, as an outbox is made anew for each use. A child leaves them to its parent.
+# By the outbox's path, as an outbox is made again for each use. A child leaves them to its parent.
 _unrecorded: dict[object, deque[Recorded]] = {}
 _being_sent: dict[object, object] = {}
 in_child(_unrecorded.clear)
@@ -274,7 +274,7 @@ class Outbox:
     def sending(self) -> Generator[bool]:
         """Be the only one who delivers, among all processes and threads, for the length of the block.
 
-        Never waits. Yields false if somebody else delivers, or if there is no outbox yet and so nothing to deliver.
+        Never waits. Yields false if another process delivers, or if there is no outbox yet and so nothing to deliver.
         A child that is forked meanwhile does not keep others from delivering.
         """
         self.retry()

@@ -113,14 +113,14 @@ class Session(requests.Session):
 
 
 class Post:
-    """One request under way in a daemon thread, so that no wait is longer than whoever waits wants it to be.
+    """One request under way in a daemon thread, so that each waiter decides how long it waits.
 
     Args:
         bodies: The events, as they were recorded.
         api_key: The project key.
         host: The PostHog.
         may_leave: Returns whether telemetry may send now: asked before the bytes leave, and while an answer is awaited.
-        timeout: For how many seconds somebody will wait.
+        timeout: For how many seconds its caller will wait.
     """
 
     def __init__(

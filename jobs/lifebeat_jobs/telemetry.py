@@ -45,8 +45,8 @@ def startup(context: JobContext) -> None:
 def heartbeat(context: JobContext) -> None:
     """Record that the application is running, and deliver.
 
-    A heartbeat is its instant's: whoever tells it, of whatever process, it is the same event. One that is made up for
-    later tells what was so then.
+    A heartbeat belongs to its instant: every process that reports it reports the same event. One that is made up for
+    later has the time at which it is recorded.
     """
     hours, days = events.hours_and_days(context.uptime)
     now = _now(context)

@@ -71,7 +71,7 @@ class EarlierOptOut:
         self._is_on_record = False
 
     def __call__(self, settings: Settings) -> Layer | None:
-        """Return the layer that says off; ``None`` where nobody has said so, or somebody has taken it back."""
+        """Return the layer that says off; ``None`` where no layer has said so, or it was taken back."""
         state = record.state_dir(self._source, settings)
         if settings.opted_out:
             self._see(settings, state)

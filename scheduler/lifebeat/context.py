@@ -20,7 +20,7 @@ class Consent:
     """Whether telemetry may record and send: the one answer that all parts read.
 
     Attributes:
-        state: ``on``; ``off``, as somebody said so; or ``paused``, as a mistake has to be fixed first: nothing is made,
+        state: ``on``; ``off``, as a layer says so; or ``paused``, as a mistake has to be fixed first: nothing is made,
             recorded, sent or deleted meanwhile.
         reason: Why, in words for people.
         source: The layer, file and line, or notice that decided.

@@ -1,4 +1,4 @@
-"""``host.json`` in the state directory: what the running host was told, and the opt-outs that were seen.
+"""``host.json`` in the state directory: the running host's arguments, and the opt-outs that were seen.
 
 Commands beside the application read it, so that what they say is what the application does.
 """
@@ -38,12 +38,12 @@ def state_dir(source: ConfigSource, settings: Settings) -> Path | None:
     ).path
 
 
-# -- what the host was told ------------------------------------------------------------------------------------------
+# -- the host's arguments --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the application's latest process was told, so that commands beside it know it too.
+    """The arguments of the application's latest process, so that commands know them too.
 
     Attributes:
         arguments: What it passes to ``attach``, by the key's name in files.
@@ -95,7 +95,7 @@ def _lives(process: int) -> bool:
 
 
 def read(state_dir: Path | None) -> Record | None:
-    """Return what the application's latest process was told; ``None`` where none has run, or it cannot be read."""
+    """Return the arguments of the application's latest process; ``None`` where none has run, or it cannot be read."""
     written: Any = _content(state_dir).get("host")
     try:
         found = Record(
@@ -108,15 +108,15 @@ def read(state_dir: Path | None) -> Record | None:
             started=(float(written["started"][0]), float(written["started"][1]), written["started"][2]),
             others=dict(written["others"]),
         )
-    except (KeyError, IndexError, TypeError, ValueError):  # nobody has run here, or another version has
+    except (KeyError, IndexError, TypeError, ValueError):  # no process has run here, or another version has
         return None
     return found
 
 
 def write(state_dir: Path, source: ConfigSource, *, allow: Sequence[str], clock: Clock) -> str | None:
-    """Put down what this process was told; for each process that has joined, while telemetry is on.
+    """Write down this process's arguments; for each process that has joined, while telemetry is on.
 
-    Nothing happens while the process that is on record still runs and was told the same.
+    Nothing happens while the process that is on record still runs and has the same arguments.
 
     Args:
         state_dir: The state directory; it is there.
@@ -210,7 +210,7 @@ def _content(state_dir: Path | None) -> dict[str, Any]:
 
 
 def _update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
-    """Change the record, and return whether that could be; whoever is overtaken by another process reads again."""
+    """Change the record, and return whether that could be; a process that is overtaken by another reads again."""
     import json
 
     path = state_dir / FILE_NAME

@@ -66,8 +66,11 @@ shell = functools.partial(subprocess.run, "true")
 prepared = functools.partial(good, days=7)
 
 
-def heard(job, error):
+def failed(job, error):
     pass
+
+
+heard = good
 """
 TELEMETRY = "lifebeat_jobs.telemetry"
 TWO_HEARTBEATS = "jobs:\n" + "".join(
@@ -300,8 +303,8 @@ def test_heartbeats_are_a_minute_apart_but_towards_this_machine(directory: Path,
 
 def test_retry_and_on_failure(directory: Path) -> None:
     """They are read, checked and part of the job."""
-    (spec,) = load(directory, job("every: 1h, retry: {attempts: 3}, on_failure: 'hostjobs:heard'")).specs
-    assert (spec.retry, spec.on_failure) == (Retry(3, timedelta(seconds=10)), "hostjobs:heard")
+    (spec,) = load(directory, job("every: 1h, retry: {attempts: 3}, on_failure: 'hostjobs:failed'")).specs
+    assert (spec.retry, spec.on_failure) == (Retry(3, timedelta(seconds=10)), "hostjobs:failed")
     (problem,) = load(directory, job("every: 1h, on_failure: 'os:system'")).problems
     assert "on_failure: the module 'os' is not allowed" in problem.message
 

@@ -40,7 +40,7 @@ class Application(lifecycle.Application):
         remember: Whether an opt-out that is seen is put down, by a command that changes something anyway.
 
     Attributes:
-        record: What the application's latest process was told; ``None`` where none has run, or the command is its own.
+        record: The arguments of the application's latest process; ``None`` where none has run, or it is not used.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def source_of(
     Args:
         args: The options that all commands share, with the arguments of the application whose command this is.
         environ: The environment.
-        record: What the application's latest process was told; ``None`` where none is known.
+        record: The arguments of the application's latest process; ``None`` where none is known.
 
     Raises:
         LifebeatError: An option names no setting, or the working directory is gone.

@@ -38,7 +38,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
     Raises:
         OutputLost: It cannot be written there.
-        BrokenPipeError: Nobody reads it any more.
+        BrokenPipeError: The reader has gone.
     """
     _write(sys.stdout, text + end)
 
@@ -61,13 +61,13 @@ def flush() -> None:
 
     Raises:
         OutputLost: It cannot be written there.
-        BrokenPipeError: Nobody reads it any more.
+        BrokenPipeError: The reader has gone.
     """
     _write(sys.stdout, "", flush=True)
 
 
 def _write(stream: TextIO | None, text: str, *, flush: bool = False) -> None:
-    if stream is None:  # closed by whoever started the command
+    if stream is None:  # closed before the command started
         return
     try:
         stream.write(text)

@@ -88,7 +88,7 @@ def _ended(command: Callable[[], int]) -> int:
 
 
 def _without_output(code: int) -> int:
-    """Keep the interpreter's exit from failing at a buffer that nobody takes."""
+    """Keep the interpreter's exit from failing at a buffer that has no reader."""
     try:
         console.flush()
     except (BrokenPipeError, LifebeatError):

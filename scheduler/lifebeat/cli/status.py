@@ -43,8 +43,8 @@ def status(args: argparse.Namespace) -> int:
         console.say_json({"summary": summary(application, found)} | shown)
     else:
         console.say(summary(application, found))
-        told = {name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}
-        console.say(console.pairs(told))
+        known = {name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}
+        console.say(console.pairs(known))
     return PROBLEM if problem else DONE
 
 

@@ -1,6 +1,6 @@
 """A whole life of Lifebeat in a process of its own, and what it attempts written down; for ``lifebeat prove-off``.
 
-An audit hook sees every socket, look-up, file, database and process of an interpreter, whoever asks for it; threads are
+An audit hook sees every socket, look-up, file, database and process of an interpreter; threads are
 seen where they are started. What the scheduler itself does (its one thread) is not telemetry's.
 """
 

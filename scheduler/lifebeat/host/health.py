@@ -41,7 +41,7 @@ class Health:
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
-        """Answer from here on, in a daemon thread; where there are no such sockets nobody is answered."""
+        """Answer from here on, in a daemon thread; does nothing where there are no such sockets."""
         with contextlib.suppress(OSError, AttributeError):
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listening.bind(f"\0{self._name}")

@@ -1,6 +1,6 @@
 """The standalone scheduler host behind ``lifebeat run``: start, wait for a signal, stop, flush.
 
-Where a service manager has started it, it is told of each step, and gets the scheduler's beat for its watchdog.
+Where a service manager has started it, it is notified of each step, and gets the scheduler's beat for its watchdog.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Host:
 
     Args:
         application: What it runs.
-        notifier: The service manager, told of each step; ``None`` for none.
+        notifier: The service manager, notified of each step; ``None`` for none.
         make_coordinator: Makes what the processes of several machines agree by; ``None`` for those of this machine.
     """
 

@@ -408,6 +408,6 @@ OTHER_WORDS = {
 
 
 def meant_fields(name: str) -> list[str]:
-    """Return the fields that somebody may have meant who wrote ``name``."""
+    """Return the fields that ``name`` may have been meant for."""
     near = nearest(name.lower().replace("-", "_"), [*FIELD_BY_NAME, *OTHER_WORDS], most=3)
     return list(dict.fromkeys(OTHER_WORDS.get(word, word) for word in near))

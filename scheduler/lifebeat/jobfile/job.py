@@ -246,10 +246,10 @@ class Job:
         if "run" not in self._fields and "run" not in self._meant:
             self._fault(self.key, "has no `run:`; expected a function as module:function")
         target = self._target("run")
-        told = self._target("on_failure")
-        if told is not None:
+        on_failure = self._target("on_failure")
+        if on_failure is not None:
             try:
-                targets.check_arguments(told, targets.FAILURE_ARGUMENTS)
+                targets.check_arguments(on_failure, targets.FAILURE_ARGUMENTS)
             except ValueError as error:
                 self._fault(self._fields["on_failure"][1], f"on_failure: {error}")
         if target is None or ("args" in self._fields and "args" not in self._values):

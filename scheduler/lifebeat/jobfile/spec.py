@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from lifebeat.errors import Problem
     from lifebeat.schedule.triggers import Trigger
 
-MOST_PROBLEMS = 100  # more nobody reads at once, and looking for what was meant takes its time
+MOST_PROBLEMS = 100  # nobody reads more at once, and looking for what was meant takes time
 SHUTDOWN_TIMEOUT = timedelta(seconds=10)
 
 Once = Literal["process", "application"]
 
 
 class Retry(NamedTuple):
-    """How a run that failed is tried again.
+    """How a failed run is retried.
 
     Attributes:
         attempts: How many runs there are at most, the first one included.
@@ -47,7 +47,7 @@ class JobSpec:
         misfire_grace: How late a run may start; ``None`` for however late.
         max_instances: How many runs of it may be under way at once in a process.
         timeout: How long a run may take; ``None`` for as long as it likes.
-        retry: How a run that failed is tried again; ``None`` for not at all.
+        retry: How a failed run is retried; ``None`` for not at all.
         on_failure: The function, as ``module:function``, that hears when it begins to fail and when it works again.
         once: Whether each process runs it, or one of the application's.
         description: What it is for.

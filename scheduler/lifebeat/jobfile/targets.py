@@ -44,7 +44,7 @@ def check_form(run: str) -> None:
 
 
 def _meant(run: str) -> str:
-    """Return how the function of a call, a path or a dotted name is written here; empty if it cannot be told."""
+    """Return how the function of a call, a path or a dotted name is written here; empty if that is not clear."""
     text = re.sub(r"\(.*\)$", "", run.strip()).removeprefix("python -m ").replace("::", ":")
     text = re.sub(r"\.py(?=:|$)", "", text).removeprefix("./")
     module, colon, name = text.replace("/", ".").rpartition(":")

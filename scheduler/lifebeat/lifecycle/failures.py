@@ -44,8 +44,8 @@ class Failures:
         if not changes or spec.on_failure is None:
             return
         text = None if error is None else f"{type(error).__name__}: {error}"
-        told = replace(spec, run=spec.on_failure, args={"job": spec.id, "error": text})
+        call = replace(spec, run=spec.on_failure, args={"job": spec.id, "error": text})
         try:
-            self._runner.call(told, instant, started)
+            self._runner.call(call, instant, started)
         except Exception:
             self._logger.exception("on_failure of job %s failed", spec.id)

@@ -1,4 +1,4 @@
-"""What Linux tells of changes in directories: nobody has to look, and nobody wakes up while nothing happens."""
+"""Changes in directories by Linux's inotify: no polling, and no wake-up while nothing happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _CLOSE_ON_EXEC, _NON_BLOCKING = 0o2000000, 0o4000
 _MODIFY, _ATTRIB, _MOVED_FROM, _MOVED_TO = 0x2, 0x4, 0x40, 0x80
 _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
-# Of a directory what happens to its names, of a file what is written: a log beside it wakes nobody up.
+# Of a directory what happens to its names, of a file what is written: a log beside it causes no wake-up.
 _NAMES = _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
 _CONTENT = _MODIFY | _ATTRIB | _DELETE_SELF | _MOVE_SELF
 _ONLY_DIRECTORIES = 0x01000000
@@ -57,7 +57,7 @@ class Inotify:
                 _libc.inotify_rm_watch(self.descriptor, number)
 
     def drain(self) -> None:
-        """Take what was told; never waits."""
+        """Read what has come; never waits."""
         with self._lock, contextlib.suppress(OSError):
             os.read(self.descriptor, _BUFFER)
 
@@ -70,7 +70,7 @@ class Inotify:
 
 
 def is_shared(directory: str) -> bool:
-    """Return whether other machines may change it, of which this one would not be told."""
+    """Return whether other machines may change it, of which this one would not know."""
     about = (ctypes.c_long * 64)()  # longer than the structure, whose first field is the number
     if _libc.statfs(os.fsencode(directory), ctypes.byref(about)):
         return False

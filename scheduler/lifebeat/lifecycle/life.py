@@ -432,7 +432,7 @@ class Life:
             if not self._has_work or not threads.start("stop", run):
                 run()
         elif threading.current_thread().name.startswith("lifebeat-"):
-            return  # whoever comes second waits, such as the interpreter's exit; but nobody of ours waits for himself
+            return  # a second caller waits, such as the interpreter's exit, but not one of our own threads for itself
         ending.wait(LOOP_WAIT if on_loop else None)
 
     def wait(self, timeout: float | None) -> bool:

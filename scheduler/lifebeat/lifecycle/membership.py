@@ -90,7 +90,7 @@ class Membership:
         self.joined = self._coordinator.join(0.0)
 
     def put_on_record(self) -> None:
-        """Write down what this process was told, so that commands beside it know it too; while telemetry is on."""
+        """Write down this process's arguments, so that commands know them too; while telemetry is on."""
         application = self._application
         state = application.state_dir(create=True) if application.consent().is_on else None
         if state is not None:

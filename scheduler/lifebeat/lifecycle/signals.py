@@ -88,11 +88,11 @@ class StopSignals:
         _end_by(self.received)
 
     def end(self) -> None:
-        """Nobody waits for a signal any more: the next one does what it would have done without us."""
+        """Let go: the next signal does what it would have done without us."""
         self._over = True
 
     def begin(self) -> None:
-        """Somebody waits for a signal from here on."""
+        """Handle signals from here on."""
         self._over = False
 
     def _leave_to_the_system(self, number: int) -> None:

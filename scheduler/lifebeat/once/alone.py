@@ -26,7 +26,7 @@ class Alone:
     def start(self, run: RunInstant) -> None:
         """Need nothing."""
 
-    def join(self, timeout: float) -> Joined:  # noqa: ARG002 - nobody is waited for
+    def join(self, timeout: float) -> Joined:  # noqa: ARG002 - there is no other to wait for
         """Return the same each time."""
         return self._joined
 
@@ -51,7 +51,7 @@ class Alone:
         """Return true."""
         return True
 
-    def leave(self, timeout: float) -> bool:  # noqa: ARG002 - nobody is waited for
+    def leave(self, timeout: float) -> bool:  # noqa: ARG002 - there is no other to wait for
         """Return true."""
         return True
 

@@ -6,11 +6,11 @@ then is alone, the first in or the last out. What has to be remembered (the run,
 
 Reloads. A server that reloads starts new workers and at once stops the old ones. So the last one out looks for
 *successors*: processes of its kind that are starting and have not joined yet (``processes``). It leaves the run to
-them, and is not the last. Whoever was starting at that moment continues the run when it joins. If a process that
-started later joins first, the successors never came: it begins a new run and is told of the one that nobody ended.
+them, and is not the last. A process that was starting at that moment continues the run when it joins. If a process that
+started later joins first, the successors never came: it begins a new run and learns of the one that was not ended.
 
 What this cannot see: a server whose *only* worker is recycled (gunicorn's ``max_requests`` with one worker) starts the
-successor when the old one has ended. Nobody is coming while that one leaves, nor does it differ from a stop; so that is
+successor when the old one has ended. No other is coming while that one leaves, as in a stop; so that is
 a shutdown and a startup. Two workers, or a master that has joined as well, are enough to avoid it. So it is without
 ``/proc`` (macOS, BSD) at any reload in which all old workers have left before a new one has joined.
 """
@@ -145,7 +145,7 @@ class FileCoordinator:
 
     def _try_to_join(self, connection: Connection) -> Joined | None:
         alone = self._lock.acquire()
-        # Changing how a lock is held is not atomic, but nobody else tries for it outside the transaction. Only a last
+        # Changing how a lock is held is not atomic, but no other tries for it outside the transaction. Only a last
         # one out that started a program in the same moment keeps it until its exec.
         if not self._lock.acquire(shared=True):
             return None
@@ -174,7 +174,7 @@ class FileCoordinator:
         return self._run(work, "create", None, timeout=max(deadline - time.monotonic(), 0.0))
 
     def _run(self, work: Callable[[Connection], T], access: Access, missing: T, timeout: float = CLAIM_TIMEOUT) -> T:
-        sync: Literal["NORMAL"] = "NORMAL"  # nobody waits for the disk longer than the safety of the file needs
+        sync: Literal["NORMAL"] = "NORMAL"  # no wait for the disk is longer than the safety of the file needs
         try:
             return self._database.run(work, access, missing, timeout=timeout, sync=sync)
         except DatabaseUnavailable as error:

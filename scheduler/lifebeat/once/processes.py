@@ -1,8 +1,8 @@
 """The other processes of an application, as Linux shows them in ``/proc``: which of them is still starting.
 
 A server that reloads (gunicorn on ``SIGHUP``) starts new workers and at once stops the old ones, which are gone before
-a new one has so much as imported the application. Only ``/proc`` tells then that somebody is coming. Where there is no
-``/proc``, or one that belongs to other processes than ours, nobody is ever seen to come.
+a new one has so much as imported the application. Only ``/proc`` shows then that another is coming. Where there is no
+``/proc``, or one that belongs to other processes than ours, none is ever seen to come.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STARTING_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that lives. A pid is used again; a pid and a start are not, before the machine starts anew.
+    """A process that lives. A pid is used again; a pid and a start are not, before the machine starts again.
 
     Attributes:
         pid: Its number.

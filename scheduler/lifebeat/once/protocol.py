@@ -58,7 +58,7 @@ class Joined:
     """What a process learned when it joined.
 
     Attributes:
-        first: Nobody else is in: the application starts with this process.
+        first: No other process is in: the application starts with this process.
         started: When the application's first process joined.
         run: The random ID of this run of the application.
         unfinished: An earlier run whose end is still to be reported, given to one process only; ``None`` for none.
@@ -91,7 +91,7 @@ class Coordinator(Protocol):
     def claim(self, job_id: str, instant: int) -> bool:
         """Claim an instant, and return whether the caller is to run it now.
 
-        False if it is somebody else's, or if the claim has put it into an engine's queue, whose worker runs it.
+        False if another process has it, or if the claim has put it into an engine's queue, whose worker runs it.
         """
         ...
 
@@ -100,7 +100,7 @@ class Coordinator(Protocol):
         ...
 
     def end(self, job_id: str, instant: int) -> None:
-        """Note that a claimed run has ended, so that nobody repeats it."""
+        """Note that a claimed run has ended, so that it is not repeated."""
         ...
 
     def latest(self, job_id: str) -> int | None:

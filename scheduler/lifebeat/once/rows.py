@@ -75,7 +75,7 @@ class Run(NamedTuple):
 
     @property
     def unfinished(self) -> Unfinished | None:
-        """Return the run, if it was left to successors and nobody has continued it."""
+        """Return the run, if it was left to successors and none has continued it."""
         return None if self.left is None else Unfinished(self.id, _moment(self.started), _moment(self.left))
 
 
@@ -83,7 +83,7 @@ class Run(NamedTuple):
 
 
 def join(connection: Connection, *, alone: bool, now: Moment) -> Joined:
-    """Join, having found nobody or somebody in."""
+    """Join, having found others in or none."""
     run, me = _current(connection), processes.find(os.getpid())
     if run is not None and not run.ended and (not alone or run.goes_on_with(me)):
         connection.execute("UPDATE run SET left = NULL, world = NULL, ticks = NULL, successors = NULL")

@@ -254,7 +254,7 @@ class _Firing:
         self.is_hosts = is_hosts
 
     def __call__(self, fired: datetime | None = None) -> None:
-        """Run; called by somebody else than the executor, as a page that runs jobs by hand does, for this moment."""
+        """Run for this moment; called by another than the executor, as by a page that runs jobs by hand."""
         self._run(self._trigger.instant_of(fired or datetime.now(tz=UTC)))
 
 

@@ -24,7 +24,7 @@ class InstantTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler ships no
         jitter: Gives an instant's random delay, both in microseconds.
         coalesce: Whether missed runs become one, the latest.
         misfire_grace: How late a run may start; ``None`` for however late.
-        words: The trigger in words, for whoever prints the job.
+        words: The trigger in words, as a printed job shows it.
     """
 
     __slots__ = ("_fires", "_instants", "_jitter", "coalesce", "misfire_grace", "words")

@@ -299,7 +299,7 @@ def _parse_value(layer: Layer, name: str, problems: list[Problem], warnings: lis
         value = key.kind.parse(bare)
     except ValueError as error:
         problems.append(layer.problem(name, f"{name}: {key.shown(written)} {error}"))
-        # A switch that cannot be read counts as off: nobody writes it to be counted as on.
+        # A switch that cannot be read counts as off: no one writes it to be counted as on.
         return LayerValue(label, False if name == ENABLED else None, written)
     if (doubt := key.kind.doubt(value)) is not None:
         warnings.append(layer.problem(name, f"{name}: {key.shown(written)} {doubt}"))

@@ -1,4 +1,4 @@
-"""Near misses of the switch: what somebody may write who wants telemetry off, and has not looked up how.
+"""Near misses of the switch: what people write who want telemetry off, and have not looked up how.
 
 Who says off in any of these spellings is heard. Other keys, such as ``telemetryUrl`` or the ``enabled`` of another
 section, are the application's.

@@ -329,7 +329,7 @@ class Settings:
         sources: For each key's name the layer whose value counts.
         problems: What is wrong in any layer. While there are any, telemetry is paused: nothing is made or sent.
         warnings: What is strange in any layer, and counts all the same.
-        opted_out: Whether somebody said off, as against settings that cannot be read.
+        opted_out: Whether a layer says off, as against settings that cannot be read.
         files: What state each config file is in, by its path: an absence, or half of a file, is no answer.
     """
 

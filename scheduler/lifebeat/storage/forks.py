@@ -1,4 +1,4 @@
-"""The one guard against forks: nobody forks while a thread is where a child could not go on."""
+"""The one guard against forks: none happens while a thread is where a child could not go on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Guard:
     """Keeps forks out of a block, by whatever thread; any number of threads may be inside, each as deep as it likes.
 
     A child has the threads of its parent no more, but the locks that they held: those of imports, of SQLite, of an
-    open lock file. So a fork waits until nobody is inside, for 5 seconds at most.
+    open lock file. So a fork waits until no thread is inside, for 5 seconds at most.
     """
 
     def __init__(self) -> None:

@@ -60,7 +60,7 @@ class DatabaseUnavailable(LifebeatError):
 
 
 class _Busy(Exception):
-    """Somebody else is at it."""
+    """Another process or thread uses it."""
 
 
 class _Damaged(Exception):
@@ -71,14 +71,14 @@ class Database:
     """An SQLite file that all processes of an installation share. Touches nothing until it is used.
 
     Every wait for others is bounded. The disk's own pace is not, as nothing inside a process can cut a sync short:
-    whoever must not wait for that runs the operation in a thread, and waits no longer than he can.
+    a caller that must not wait for that runs the operation in a thread.
 
     Args:
         path: The file; it and its directory are made when something is written, for whom the directory belongs to.
             ``None`` keeps everything in this object, for this process: a forked child begins with nothing.
         schema: The tables and indexes of this user of the file, as ``CREATE`` statements by name.
         warn: Told, in one sentence, what a person should know of.
-        timeout: How long to wait for other processes and threads, in seconds, where ``run`` is not told.
+        timeout: How long to wait for other processes and threads, in seconds, where ``run`` is not given any.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: 
             interpreter's lock. Work that has no thread after all is then done in the one that was to start it.
     """
     try:
-        decided, answered = threading.Lock(), threading.Event()  # whoever takes the lock decides whether work begins
+        decided, answered = threading.Lock(), threading.Event()  # who takes the lock decides whether work begins
 
         def run() -> None:
             if decided.acquire(blocking=False):

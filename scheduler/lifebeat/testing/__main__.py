@@ -19,7 +19,7 @@ _POLL = 0.1
 
 
 class _Stop:
-    """Whether somebody asked to stop. As process 1 it would not be ended by a signal that it does not handle."""
+    """Whether it is to stop. As process 1 it would not be ended by a signal that it does not handle."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -31,7 +31,7 @@ class _Stop:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Receive until told to stop; the exit code: 0 done, 2 usage, 3 could not start."""
+    """Receive until it is stopped; returns the exit code: 0 done, 2 usage, 3 could not start."""
     parser = argparse.ArgumentParser(prog="python -m lifebeat.testing", description="A PostHog for a trial.")
     parser.add_argument("--port", type=int, default=0, help="the port; 0, the default, takes a free one")
     parser.add_argument("--address", default="127.0.0.1", help="where to listen (default %(default)s)")

@@ -1,7 +1,7 @@
 """The contract of what an application can send, held by a test of its own.
 
 ``lifebeat describe --lock telemetry.lock`` writes it; the test fails as soon as an event or a property is added, so
-that nothing new is sent without somebody having looked at it::
+that nothing new is sent without a look at it::
 
     pytest_plugins = ["lifebeat.testing.contract"]
 

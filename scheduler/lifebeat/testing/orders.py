@@ -1,4 +1,4 @@
-"""What the server was told to do instead of answering as PostHog would."""
+"""What the server is to do instead of answering as PostHog would."""
 
 from __future__ import annotations
 

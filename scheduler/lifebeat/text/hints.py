@@ -1,4 +1,4 @@
-"""Words that somebody may have meant who wrote another."""
+"""Words that may have been meant where another was written."""
 
 from __future__ import annotations
 

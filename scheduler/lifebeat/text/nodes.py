@@ -157,7 +157,7 @@ class Mapping(Node):
 
 @dataclass(slots=True, kw_only=True)
 class Opaque(Node):
-    """A list or a mapping that is somebody else's, and is read over; what is in it can be compared."""
+    """A list or a mapping that is not Lifebeat's, and is skipped; what is in it can be compared."""
 
     content: object
     is_mapping: bool

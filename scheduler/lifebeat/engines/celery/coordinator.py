@@ -124,7 +124,7 @@ class CeleryCoordinator:
         return self.shared.latest(job_id)
 
     def end(self, job_id: str, instant: int) -> None:
-        """Do nothing: a claim is for good, and whoever gets a run from the queue notes its end."""
+        """Do nothing: a claim is for good, and the worker that runs it notes its end."""
 
     def drain(self, timeout: float) -> bool:  # noqa: ARG002 - a worker stops when its tasks have ended
         """Return true: Celery's worker waits for its tasks itself."""

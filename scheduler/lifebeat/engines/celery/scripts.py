@@ -50,7 +50,7 @@ return begin({})
 """
 )
 
-# Who finds its row old was cut off, and so may the others have been: for a while nobody is taken for gone.
+# Who finds its row old was cut off, and so may the others have been: for a while none is taken for gone.
 # What was claimed and not handed over for five seconds is returned, to be handed over by the caller.
 RENEW = (
     _NOW

@@ -109,7 +109,7 @@ class Shared:
         return bool(self._run(scripts.LEAVE, keys, self.me, _dump(now), *self._times[:2]))
 
     def started(self) -> Moment | None:
-        """Return when the application started, ``None`` where nobody has joined."""
+        """Return when the application started, ``None`` where none has joined."""
         with self._asking() as redis:
             found = redis.hget(self._prefix + "run", "started")
         return None if found is None else _load(_text(found))
@@ -164,7 +164,7 @@ class Shared:
             redis.hincrby(self._prefix + self._run_key(due), "attempts", -1)
 
     def end(self, due: Due) -> None:
-        """Note that a run has ended, so that nobody repeats it."""
+        """Note that a run has ended, so that it is not repeated."""
         with self._asking() as redis, redis.pipeline(transaction=False) as pipe:
             pipe.hset(self._prefix + self._run_key(due), "ended", 1)
             pipe.expire(self._prefix + self._run_key(due), self._kept_runs)

@@ -164,7 +164,7 @@ class ProcrastinateCoordinator:
 
     def _as_joined(self, found: membership.Found) -> Joined:
         def moment(at: float) -> Moment:
-            """Return a moment of the server: how long ago it was is told by this machine's clock for lengths."""
+            """Return a moment of the server: how long ago it was comes from this machine's clock for lengths."""
             return Moment(at, self._clock.monotonic() - (found.now - at), self._clock.boot_id())
 
         former, unfinished = found.unfinished, None

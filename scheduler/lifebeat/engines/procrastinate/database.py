@@ -85,7 +85,7 @@ class Connector(procrastinate.PsycopgConnector):
                     if not await _answered(self._is_pooled()):
                         await super().listen_notify(on_notification, channels)
                 await asyncio.sleep(_LISTEN_AGAIN)
-                # Something may have come while nobody listened.
+                # Something may have come while it did not listen.
                 await on_notification(channel=channels[0], payload='{"type": "job_inserted", "job_id": 0}')
         finally:
             self.retired.set()

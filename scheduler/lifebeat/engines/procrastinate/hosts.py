@@ -85,7 +85,7 @@ class _Watched:
         self._connector = connector
         self._begin = begin
         self._end = end
-        self.replacing: object = None  # kept, as it would end when nobody has it
+        self.replacing: object = None  # kept, as it would end without a reference
 
     @property  # type: ignore[misc]  # read-only, so that it passes for what it stands for
     def __class__(self) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RENEW_EVERY = 5.0
 GONE_AFTER = 30.0
-# After an outage of the server nobody has renewed his row; those who live have so long to do it.
+# After an outage of the server no row has been renewed; those who live have so long to do it.
 RETURNING = 10.0
 DUTY_EVERY = 5.0
 
@@ -131,7 +131,7 @@ class Found:
 
     Attributes:
         run: The run that it has joined.
-        unfinished: The run before, if nobody has told that it ended.
+        unfinished: The run before, if its end was not reported.
         now: The server's time.
     """
 
@@ -159,17 +159,17 @@ class Me:
     def as_json(self) -> str:
         """Return what it says of itself."""
         pid = os.getpid()
-        told = {"machine": socket.gethostname(), "pid": pid, "started": _start_of(pid), "world": processes.world()}
-        return json.dumps({**told, **self.rows})
+        own = {"machine": socket.gethostname(), "pid": pid, "started": _start_of(pid), "world": processes.world()}
+        return json.dumps({**own, **self.rows})
 
 
 async def lock(connection: Connection) -> None:
-    """Until the transaction ends nobody else makes tables."""
+    """Keep others from making tables until the transaction ends."""
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('lifebeat', 0))")
 
 
 async def prepare(connection: Connection) -> None:
-    """Make the table if it is not there; whoever finds it needs no right to make one."""
+    """Make the table if it is not there; where it is there no right to make one is needed."""
     if (await _row(connection, "SELECT to_regclass('lifebeat')"))[0] is None:
         await connection.execute(_SCHEMA)
     await connection.execute(_ROWS)
@@ -217,7 +217,7 @@ async def renew(connection: Connection, me: Me) -> bool:
 
 
 async def restore(connection: Connection, run: Run, notes: dict[str, str]) -> None:
-    """Put back what this process knows into tables that were made anew."""
+    """Put back what this process knows into tables that were made again."""
     if not (await _locked(connection)).id:
         await _keep(connection, run)
     for key, value in notes.items():
@@ -237,7 +237,7 @@ async def begin(connection: Connection, job_id: str, instant: int, row: int | No
 
 
 async def forget(connection: Connection) -> None:
-    """Delete what nobody will ask for again."""
+    """Delete what will not be asked for again."""
     await connection.execute(_FORGET)
 
 
@@ -269,7 +269,7 @@ def _lives(member: Member, me: Me, now: float) -> bool | None:
 async def _begin(connection: Connection, me: Me, former: Run, members: list[Member], dead: list[str]) -> Found:
     """Begin a new run of the application."""
     run = Run(uuid.uuid4().hex, await _time(connection), me.key)
-    # Who left last was the last one if nobody has said since that he lives: a kill is no end, but that was one.
+    # Who left last was the last one if none has renewed its row since: a kill is no end, but that was one.
     left_last = former.left is not None and all(member.renewed <= former.left for member in members)
     unfinished = former if former.ended_by is None and left_last else None
     await connection.execute("DELETE FROM lifebeat WHERE kind = 'member' AND key = ANY(%s)", [dead])
@@ -280,7 +280,7 @@ async def _begin(connection: Connection, me: Me, former: Run, members: list[Memb
 
 
 async def _locked(connection: Connection) -> Run:
-    """Return the run; until the transaction ends nobody else joins or leaves."""
+    """Return the run; until the transaction ends no other joins or leaves."""
     await connection.execute(_ROWS)
     return Run(**(await _row(connection, "SELECT value FROM lifebeat WHERE kind = 'run' FOR UPDATE"))[0])
 

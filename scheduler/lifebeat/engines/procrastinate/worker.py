@@ -1,6 +1,6 @@
 """A process's part in the engine: one thread with an event loop, Procrastinate's own worker in it, and a row renewed.
 
-Whatever fails is given up whole, and made anew: application, connections and worker. The former worker ends what it
+What fails is given up whole, and made again: application, connections and worker. The former worker ends what it
 runs meanwhile, since Procrastinate waits for that without a limit and shared jobs must not.
 """
 
@@ -51,7 +51,7 @@ class Worker:
     """One process's part; any thread may call it.
 
     Attributes:
-        renewing: Held while this process's row is renewed, and by whoever is to delete it.
+        renewing: Held while this process's row is renewed, and while it is deleted.
 
     Args:
         database: A connection URL or string, as libpq takes it.
@@ -114,7 +114,7 @@ class Worker:
             raise Unavailable("PostgreSQL: this process has left") from error
 
     def remember(self, run: membership.Run | None, **notes: str) -> None:
-        """Remember what to put back into tables that were made anew."""
+        """Remember what to put back into tables that were made again."""
         self._application = run or self._application
         self._notes |= notes
 
@@ -240,7 +240,7 @@ class Worker:
         if worker is not None:
             worker.cancel()  # once: a second time would make it leave its runs behind
         ending = asyncio.create_task(end())
-        self._endings.add(ending)  # for which nobody has to wait
+        self._endings.add(ending)  # which no one waits for
         ending.add_done_callback(self._endings.discard)
 
     async def _stop_workers(self) -> None:
@@ -382,7 +382,7 @@ def register(app: procrastinate.App, queue: str, bring: Callable[[int, str, int]
 
 
 class _Retry(procrastinate.BaseRetryStrategy):
-    """Another process is to try, for a minute; whoever is only busy may be so for longer."""
+    """Have another process try, for a minute; one that is only busy may be so for longer."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
