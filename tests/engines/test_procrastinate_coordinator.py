@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from conformance import Conformance
 
 if TYPE_CHECKING:
+    from conformance import Start
     from postgresql import PostgreSQL
 
 pytestmark = pytest.mark.xdist_group("postgresql")
@@ -28,3 +30,11 @@ class TestConformance(Conformance):
     def arguments(self, database: str) -> list[str]:
         """Return the database."""
         return [database]
+
+    def leave_unfinished(self, start: Start) -> str:
+        """Kill the only process in its stop, after it has drained and before it has left."""
+        killed = start()
+        run: str = killed.ask("join")["run"]
+        killed.ask("drain")
+        killed.signal(signal.SIGKILL)
+        return run

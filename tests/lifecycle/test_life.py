@@ -16,7 +16,7 @@ from lifebeat.lifecycle.life import Life
 from lifebeat.log import get_logger
 from lifebeat.once.alone import Alone
 from lifebeat.once.files import FileCoordinator
-from lifebeat.once.protocol import Busy, CannotCoordinate, Unavailable, UnknownJob
+from lifebeat.once.protocol import Busy, CannotCoordinate, Joined, Unavailable, UnknownJob
 from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import FakeClock
@@ -695,3 +695,29 @@ def test_nothing_is_written_where_everything_is_off(config: Path) -> None:
     life.start()
     life.stop()
     assert list(config.iterdir()) == []
+
+
+class Lost(Alone):
+    """A coordinator that joins, and whose answer is lost each time."""
+
+    left = False
+
+    def join(self, timeout: float) -> Joined:
+        super().join(timeout)
+        raise Unavailable("the connection was cut")
+
+    def leave(self, timeout: float) -> bool:
+        self.left = True
+        return super().leave(timeout)
+
+
+def test_a_join_whose_answer_was_lost_is_left_again(config: Path) -> None:
+    """A process that does not know whether it is in leaves all the same, so that nobody waits for it."""
+    jobs(config, "  s: {run: 'RUN', every: 1h, once: application}\n")
+    process = Process(config)
+    coordinator = Lost(process.clock)
+    life = Life(process.application, process.scheduler, coordinator, shares_id=True)
+    life.start()
+    process.scheduler.work()
+    life.stop()
+    assert coordinator.left

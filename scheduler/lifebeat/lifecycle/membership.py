@@ -151,13 +151,15 @@ class Membership:
         self._coordinator.drain(timeout)
 
     def leave(self, timeout: float) -> bool:
-        """Leave, and return whether this was the last process, so that the end is its to report."""
-        if self.joined is None:
-            return False
+        """Leave, and return whether this was the last process, so that the end is its to report.
+
+        Also a process that has not joined leaves: the join may have been made, and its answer lost.
+        """
         try:
             return self._coordinator.leave(timeout)
         except (Unavailable, CannotCoordinate) as error:
-            self._application.logger.warning("the end of the application may stay unreported: %s", error)
+            if self.joined is not None:
+                self._application.logger.warning("the end of the application may stay unreported: %s", error)
             return False
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lifebeat import clock as clocks
 from lifebeat.engines.celery.shared import Due, Shared
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lifebeat.clock import Clock
     from lifebeat.log import Logger
     from lifebeat.once.protocol import RunInstant
+
+T = TypeVar("T")
 
 _LOOK_EVERY = 0.25
 
@@ -50,6 +52,7 @@ class CeleryCoordinator:
         self._may_claim = may_claim
         self._run: RunInstant | None = None
         self._joined: Joined | None = None
+        self._has_asked = False
         self._looked: int | None = None
         self._agreed: str | None = None
         self._outage = False
@@ -71,6 +74,7 @@ class CeleryCoordinator:
     def join(self, timeout: float) -> Joined:
         """Join; whether others are in may be known only when one of them has renewed its row."""
         until, candidate = self._clock.monotonic() + timeout, uuid.uuid4().hex
+        self._has_asked = True
         while self._joined is None:
             answer = self.shared.join(candidate, clocks.now(self._clock), self._looked)
             if isinstance(answer, Joined):
@@ -88,20 +92,32 @@ class CeleryCoordinator:
 
     def leave(self, timeout: float) -> bool:
         """Leave; return whether this was the last process."""
-        answers: list[bool] = []
+        if not self._has_asked:  # a join whose answer was lost is one all the same
+            return False
+
+        def leave() -> bool:
+            with self._renewing:
+                self._joined = self._looked = None
+                return self.shared.leave(clocks.now(self._clock))
+
+        answers = self._asked(leave, timeout)
+        if not answers:
+            raise Unavailable("Redis does not say whether this was the last process")
+        return answers[0]
+
+    def _asked(self, question: Callable[[], T], timeout: float) -> list[T]:
+        """Return the answer, empty where none came in time."""
+        answers: list[T] = []
         answered = threading.Event()
 
         def ask() -> None:
-            with contextlib.suppress(Unavailable), self._renewing:
-                self._joined = self._looked = None
-                answers.append(self.shared.leave(clocks.now(self._clock)))
+            with contextlib.suppress(Unavailable):
+                answers.append(question())
             answered.set()
 
         threads.start("leave", ask)
         answered.wait(timeout)
-        if not answers:
-            raise Unavailable("Redis does not say whether this was the last process")
-        return answers[0]
+        return answers
 
     # -- whose an instant is ---------------------------------------------------------------------------------------
 
@@ -126,8 +142,10 @@ class CeleryCoordinator:
     def end(self, job_id: str, instant: int) -> None:
         """Do nothing: a claim is for good, and the worker that runs it notes its end."""
 
-    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - a worker stops when its tasks have ended
-        """Return true: Celery's worker waits for its tasks itself."""
+    def drain(self, timeout: float) -> bool:
+        """Tell the others that this process is leaving; Celery's worker has waited for its tasks itself."""
+        if self._joined is not None:
+            self._asked(lambda: self.shared.begin_to_leave(clocks.now(self._clock)), timeout / 4)
         return True
 
     def run_here(self, due: Due) -> None:

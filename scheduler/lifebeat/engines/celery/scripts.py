@@ -42,8 +42,9 @@ if id then
   if redis.call('ZCOUNT', members, now - gone, '+inf') > 0 then return {'wait', looked} end
 end
 if now < looked + settle then return {'wait', looked} end
-local latest = tonumber(redis.call('ZRANGE', members, -1, -1, 'WITHSCORES')[2] or 0)
-if id and left > latest + every then
+local latest = redis.call('ZRANGE', members, -1, -1, 'WITHSCORES')
+local was_leaving = latest[1] and redis.call('HEXISTS', run, 'leaving:' .. latest[1]) == 1
+if id and (was_leaving or left > tonumber(latest[2] or 0) + every) then
   return begin({id, redis.call('HGET', run, 'started'), redis.call('HGET', run, 'last')})
 end
 return begin({})
@@ -64,7 +65,7 @@ if id ~= '' then
   redis.call('ZADD', members, now, me)
   if redis.call('HSETNX', run, 'id', id) == 1 then
     redis.call('HSET', run, 'started', started)
-    redis.call('HDEL', run, 'ended')
+    redis.call('HDEL', run, 'ended', 'ended_by')
     lost = 1
   end
   if now - renewed > 3 * every then redis.call('HSET', run, 'calm', now + settle) end
@@ -79,6 +80,12 @@ return {lost, again}
 """
 )
 
+# Should it be killed before it has left, that was an end.
+BEGIN_TO_LEAVE = """
+local members, run, me = KEYS[1], KEYS[2], ARGV[1]
+if redis.call('ZSCORE', members, me) then redis.call('HSET', run, 'leaving:' .. me, 1, 'last', ARGV[2]) end
+"""
+
 LEAVE = (
     _NOW
     + """
@@ -86,8 +93,9 @@ local members, joining, run = KEYS[1], KEYS[2], KEYS[3]
 local me, last, gone, every = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('ZREM', joining, me)
 local renewed = tonumber(redis.call('ZSCORE', members, me) or 0)
-if renewed == 0 then return 0 end
+if renewed == 0 then return redis.call('HGET', run, 'ended_by') == me and 1 or 0 end
 redis.call('ZREM', members, me)
+redis.call('HDEL', run, 'leaving:' .. me)
 local since = now - gone
 if now - renewed > 3 * every then since = renewed - gone end
 if now < tonumber(redis.call('HGET', run, 'calm') or 0) then since = '-inf' end
@@ -96,7 +104,7 @@ if redis.call('ZCOUNT', members, since, '+inf') + redis.call('ZCOUNT', joining, 
   return 0
 end
 redis.call('DEL', run, members, joining)
-redis.call('HSET', run, 'ended', now)
+redis.call('HSET', run, 'ended', now, 'ended_by', me)
 return 1
 """
 )

@@ -103,6 +103,10 @@ class Shared:
         lost, again = self._run(scripts.RENEW, keys, self.me, run, started, *self._times, _MOST * offers)
         return bool(lost), [Due.read(_text(member)) for member in again]
 
+    def begin_to_leave(self, now: Moment) -> None:
+        """Note that this process's stop has begun."""
+        self._run(scripts.BEGIN_TO_LEAVE, ["members", "run"], self.me, _dump(now))
+
     def leave(self, now: Moment) -> bool:
         """Leave; return whether this was the last process."""
         keys = ["members", "joining", "run"]

@@ -6,6 +6,7 @@ queue in the same statement, so that neither is ever there without the other.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -126,8 +127,16 @@ class ProcrastinateCoordinator:
         return self._worker.ask(look, ASKING)
 
     def drain(self, timeout: float) -> bool:
-        """Take no more runs from the queue and wait for those that are under way here."""
-        return self._worker.drain(timeout)
+        """Take no more runs from the queue and wait for those that are under way here.
+
+        The others are told that this process is leaving: should it be killed before it has, that was an end.
+        """
+        until = time.monotonic() + timeout
+        if self._joined is not None:
+            self._me.is_leaving = True
+            with contextlib.suppress(Unavailable):
+                self._ask(lambda connection: membership.renew(connection, self._me), timeout / 4)
+        return self._worker.drain(max(until - time.monotonic(), 0.0))
 
     def leave(self, timeout: float) -> bool:
         """Leave, and return whether this was the last process on any machine."""
@@ -148,7 +157,7 @@ class ProcrastinateCoordinator:
                 if until - time.monotonic() < _POLL:
                     raise
                 time.sleep(_POLL)
-        self._joined, self._has_asked = None, False
+        self._joined, self._has_asked, self._me.is_leaving = None, False, False
         return last
 
     def close(self) -> None:

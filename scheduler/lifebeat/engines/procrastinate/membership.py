@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.once import processes
@@ -149,18 +149,20 @@ class Me:
         key: Its random name.
         arrived: When it asked to join for the first time.
         rows: The rows of the queue that run here, and those that ended here lately.
+        is_leaving: Whether its stop has begun.
     """
 
     gone_after: float = GONE_AFTER
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrived: float | None = None
     rows: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    is_leaving: bool = False
 
     def as_json(self) -> str:
         """Return what it says of itself."""
         pid = os.getpid()
         own = {"machine": socket.gethostname(), "pid": pid, "started": _start_of(pid), "world": processes.world()}
-        return json.dumps({**own, **self.rows})
+        return json.dumps({**own, **self.rows, "leaving": self.is_leaving})
 
 
 async def lock(connection: Connection) -> None:
@@ -269,8 +271,12 @@ def _lives(member: Member, me: Me, now: float) -> bool | None:
 async def _begin(connection: Connection, me: Me, former: Run, members: list[Member], dead: list[str]) -> Found:
     """Begin a new run of the application."""
     run = Run(uuid.uuid4().hex, await _time(connection), me.key)
-    # Who left last was the last one if none has renewed its row since: a kill is no end, but that was one.
-    left_last = former.left is not None and all(member.renewed <= former.left for member in members)
+    # A kill is no end, but who left was the last one if none has renewed its row since; or one that was leaving, and
+    # was killed before it had or could not reach the server.
+    latest = max(members, key=lambda member: member.renewed, default=None)
+    if latest is not None and latest.value.get("leaving"):
+        former = replace(former, left=latest.renewed)
+    left_last = former.left is not None and (latest is None or latest.renewed <= former.left)
     unfinished = former if former.ended_by is None and left_last else None
     await connection.execute("DELETE FROM lifebeat WHERE kind = 'member' AND key = ANY(%s)", [dead])
     await _keep(connection, run)
