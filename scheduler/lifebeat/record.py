@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FILE_NAME = "host.json"
 _LIMIT = 256 * 1024
 _ATTEMPTS = 5
-_VARIABLES = ("LIFEBEAT_DEPLOYMENT", *(key.variable for key in KEYS), *(key.name for key in KEYS))
+_VARIABLES = ("LIFEBEAT_DEPLOYMENT", "LIFEBEAT_ENGINE", *(key.variable for key in KEYS), *(key.name for key in KEYS))
 
 
 def state_dir(source: ConfigSource, settings: Settings) -> Path | None:
@@ -53,6 +53,7 @@ class Record:
         config_dir: The config directory, absolute.
         process: Its process ID.
         started: When it joined: wall clock, boot-time clock, boot.
+        agreed: What the machines of the installation have agreed on: its ID, where config gives none.
         others: Applications of another name that were seen in this directory, and when.
     """
 
@@ -63,6 +64,7 @@ class Record:
     config_dir: str = ""
     process: int = 0
     started: tuple[float, float, str | None] = (0.0, 0.0, None)
+    agreed: dict[str, Any] = field(default_factory=dict[str, Any])
     others: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -106,6 +108,7 @@ def read(state_dir: Path | None) -> Record | None:
             config_dir=str(written["config_dir"]),
             process=int(written["process"]),
             started=(float(written["started"][0]), float(written["started"][1]), written["started"][2]),
+            agreed=dict(written.get("agreed", {})),
             others=dict(written["others"]),
         )
     except (KeyError, IndexError, TypeError, ValueError):  # no process has run here, or another version has
@@ -129,7 +132,8 @@ def write(state_dir: Path, source: ConfigSource, *, allow: Sequence[str], clock:
     """
     before, now = read(state_dir) or Record(), clocks.now(clock)
     arguments = {name: value for name, value in source.arguments.items() if value is not None}
-    if before.is_running and (before.arguments, before.allow) == (arguments, tuple(allow)):
+    told = (arguments, tuple(allow), source.agreed)
+    if before.is_running and (before.arguments, before.allow, before.agreed) == told:
         return None
     name, other, others = arguments.get("appName", ""), before.arguments.get("appName", ""), dict(before.others)
     others.pop(name, None)
@@ -141,6 +145,7 @@ def write(state_dir: Path, source: ConfigSource, *, allow: Sequence[str], clock:
         config_dir=safe_file.absolute(source.config_dir),
         process=os.getpid(),
         started=(now.wall, now.boot, now.boot_id),
+        agreed=source.agreed,
         others=others | ({other: now.wall} if other and name != other else {}),
     )
     _update(state_dir, lambda content: content | {"host": asdict(record)})

@@ -132,7 +132,8 @@ class Cluster:
 def _read(path: Path) -> list[Run]:
     if not path.exists():
         return []
-    rows = [line.split() for line in path.read_text().splitlines()]
+    text = path.read_text()
+    rows = [line.split() for line in text[: text.rfind("\n") + 1].splitlines()]  # a line may be written just now
     return [Run(job, float(instant), int(pid), float(begun)) for job, instant, pid, begun in rows]
 
 

@@ -50,6 +50,7 @@ class Application(lifecycle.Application):
         self.record = None if args.arguments else _record_of(source)
         if self.record is not None:
             source = source_of(args, {**self.record.environment, **environ}, self.record)
+            source.agree(self.record.agreed)
         began = self.record.started[0] if self.record else None
         source.earlier_opt_out = consent.EarlierOptOut(source, clock, remember=remember, began=began)
         known = self.record.allow if self.record else allowed(args)

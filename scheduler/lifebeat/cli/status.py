@@ -43,6 +43,7 @@ def status(args: argparse.Namespace) -> int:
         console.say_json({"summary": summary(application, found)} | shown)
     else:
         console.say(summary(application, found))
+        shown["engine"] = _in_words(found["engine"])
         known = {name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}
         console.say(console.pairs(known))
     return PROBLEM if problem else DONE
@@ -50,7 +51,7 @@ def status(args: argparse.Namespace) -> int:
 
 def look(application: Application) -> dict[str, Any]:
     """Return how telemetry stands, and whose installation it is."""
-    from lifebeat import installation
+    from lifebeat import engines, installation
 
     context, telemetry = application.context("status"), application.telemetry
     found = installation.status(context, telemetry.status)
@@ -62,9 +63,21 @@ def look(application: Application) -> dict[str, Any]:
         delivered = [one["finished_at"] for one in entries if one["state"] == "delivered"]
         found["last_delivered"] = max(delivered, default=None)
     found["next_heartbeat"] = _next_heartbeat(application) if found["telemetry"] == "on" else None
+    found["engine"] = engines.look(application.source.environ, application.settings.app_name)
     if application.record is not None and application.record.others:
         found["also_used_by"] = ", ".join(application.record.others)
     return found
+
+
+def _in_words(engine: dict[str, Any] | None) -> str | None:
+    """Return how an engine stands, in a line."""
+    if engine is None:
+        return None
+    if not engine["reachable"]:
+        return f"{engine['engine']}: not reachable: {engine['reason']}"
+    last, members = engine["last_run"], ", ".join(engine["members"]) or "nobody"
+    handed_over = f"{last['job_id']} for {console.spoken(last['instant'] / 1e6)}" if last else "nothing yet"
+    return f"{engine['engine']}: reachable; in: {members}; waiting: {engine['waiting']}; last run: {handed_over}"
 
 
 def _key(application: Application) -> str:

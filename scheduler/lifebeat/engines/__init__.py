@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lifebeat.errors import ConfigError, Problem
+from lifebeat.errors import ConfigError, LifebeatError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lifebeat.handle import MakeCoordinator
 
 _SERVERS = {"procrastinate": "PostgreSQL", "celery": "Redis"}
@@ -32,6 +34,27 @@ def choose(name: str, database: str | None, *, where: str) -> MakeCoordinator | 
     if not database:
         raise _fault(where, f"{name!r} needs a {_SERVERS[name]}: --database URL, or better LIFEBEAT_DATABASE")
     return _on_postgresql(database, where) if name == "procrastinate" else _on_redis(database, where)
+
+
+def look(environ: Mapping[str, str], app_name: str | None) -> dict[str, Any] | None:
+    """Return how the engine that the environment names stands; ``None`` if it names none.
+
+    The keys are ``engine``, ``reachable``, ``reason`` if it is not, and else ``members``, ``waiting`` and
+    ``last_run``.
+    """
+    name, url = (environ.get(f"LIFEBEAT_{key}", "").strip() for key in ("ENGINE", "DATABASE"))
+    if name not in _SERVERS:
+        return None
+    found: dict[str, Any] = {"engine": name, "reachable": False}
+    try:
+        choose(name, url, where="environment (LIFEBEAT_ENGINE)")
+        if name == "procrastinate":
+            from lifebeat.engines.procrastinate.database import look as look_at
+        else:
+            from lifebeat.engines.celery import look as look_at
+        return found | look_at(url, app_name or "") | {"reachable": True}
+    except LifebeatError as error:
+        return found | {"reason": str(error)}
 
 
 def _on_redis(url: str, where: str) -> MakeCoordinator:

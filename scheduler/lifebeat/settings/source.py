@@ -74,11 +74,11 @@ class ConfigSource:
         self._modules = modules
         self._deployment = deployment
         self._read_files: dict[Path, tuple[object, Layer]] = {}
-        self._agreed: dict[str, Any] = {}
+        self.agreed: dict[str, Any] = {}
 
     def agree(self, values: Mapping[str, Any]) -> None:
         """Take what the processes of the installation have agreed on, where no other layer says anything."""
-        self._agreed = dict(values)
+        self.agreed = dict(values)
 
     @property
     def deployment(self) -> str | None:
@@ -105,7 +105,7 @@ class ConfigSource:
         """Return every layer as it is now, lowest first."""
         layers = [
             packaged(),
-            *([from_arguments(self._agreed, label="agreed on in the database")] if self._agreed else []),
+            *([from_arguments(self.agreed, label="agreed on in the database")] if self.agreed else []),
             from_arguments(self.arguments, label=self.arguments_label),
             *self._written(),
             *from_environment(self.environ),

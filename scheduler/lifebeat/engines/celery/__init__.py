@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lifebeat.handle import Lifebeat
     from lifebeat.lifecycle.application import Application
 
-__all__ = ["CeleryCoordinator", "attach", "beside_workers"]
+__all__ = ["CeleryCoordinator", "attach", "beside_workers", "look"]
 
 
 def attach(app: Any, *, redis: str | None = None, **arguments: Unpack[HostArguments]) -> Lifebeat:
@@ -42,6 +42,19 @@ def attach(app: Any, *, redis: str | None = None, **arguments: Unpack[HostArgume
         return attached.handle
     app.lifebeat = attached = Attachment(app, arguments, redis)
     return attached.handle
+
+
+def look(url: str, app_name: str) -> dict[str, Any]:
+    """Return how an application stands in that Redis: who is in, what waits, and what ran last.
+
+    Raises:
+        Unavailable: Redis cannot be asked.
+    """
+    redis = Redis(None, lambda: url)
+    try:
+        return Shared(redis, lambda: app_name).status()
+    finally:
+        redis.close()
 
 
 def beside_workers(application: Application, url: str) -> CeleryCoordinator:

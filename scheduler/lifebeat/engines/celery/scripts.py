@@ -114,13 +114,14 @@ return 1
 CLAIM = (
     _NOW
     + """
-local claims, waiting = KEYS[1], KEYS[2]
+local claims, waiting, last = KEYS[1], KEYS[2], KEYS[3]
 local member, instant, kept = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local past = redis.call('ZCOUNT', claims, '-inf', now)
 if past >= kept and tonumber(instant) < tonumber(redis.call('ZRANGE', claims, 0, 0)[1]) then return 0 end
 if redis.call('ZADD', claims, 'NX', instant, instant) == 0 then return 0 end
 if past > kept then redis.call('ZREMRANGEBYRANK', claims, 0, past - kept - 1) end
 redis.call('EXPIRE', claims, ARGV[4])
+redis.call('SET', last, member)
 if ARGV[5] == '1' then redis.call('ZADD', waiting, now, member) end
 return 1
 """

@@ -129,7 +129,7 @@ class Shared:
 
     def claim(self, due: Due, *, waits: bool) -> bool:
         """Claim an instant, and return whether it was free; it may have to wait for being handed over."""
-        keys = [f"claims:{due.job_id}", "waiting"]
+        keys = [f"claims:{due.job_id}", "waiting", "claimed-last"]
         return bool(self._run(scripts.CLAIM, keys, due.member, due.instant, KEPT_CLAIMS, KEPT_SECONDS, int(waits)))
 
     def note_handed_over(self, due: Due) -> None:
@@ -173,6 +173,20 @@ class Shared:
             pipe.hset(self._prefix + self._run_key(due), "ended", 1)
             pipe.expire(self._prefix + self._run_key(due), self._kept_runs)
             pipe.execute()
+
+    def status(self) -> dict[str, Any]:
+        """Return who is in, how many claimed instants have not begun, and what was claimed last."""
+        with self._asking() as redis:
+            seconds, more = redis.time()
+            since = seconds * MICROSECONDS + more - self._times[0]
+            members = redis.zrangebyscore(self._prefix + "members", since, "+inf")
+            waiting = redis.zcard(self._prefix + "waiting")
+            last = redis.get(self._prefix + "claimed-last")
+        return {
+            "members": sorted(map(_text, members)),
+            "waiting": waiting,
+            "last_run": None if last is None else Due.read(_text(last))._asdict(),
+        }
 
     # -- the connection --------------------------------------------------------------------------------------------
 

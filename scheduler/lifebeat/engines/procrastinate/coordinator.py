@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lifebeat.clock import Moment
 from lifebeat.engines.procrastinate import membership
+from lifebeat.engines.procrastinate.database import QUEUE
 from lifebeat.engines.procrastinate.worker import TASK, Worker
 from lifebeat.once.protocol import Joined, Unavailable, Unfinished
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-QUEUE = "lifebeat"
 INSTANCE_ID = "instance_id"
 ASKING = 8.0
 _POLL = 0.25

@@ -12,6 +12,9 @@ import psycopg
 import psycopg.conninfo
 import psycopg_pool
 from procrastinate import exceptions
+from procrastinate.jobs import Status
+
+from lifebeat.once.protocol import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Iterable
@@ -22,6 +25,14 @@ T = TypeVar("T")
 
 QUERY_TIMEOUT = 5.0
 _LISTEN_AGAIN = 0.5
+QUEUE = "lifebeat"
+_MEMBERS = """
+SELECT concat(value->>'machine', ':', value->>'pid') FROM lifebeat
+WHERE kind = 'member' AND renewed_at > clock_timestamp() - interval '30 seconds' ORDER BY 1
+"""
+_LAST = """
+SELECT key, instant FROM lifebeat WHERE kind = 'began' AND value <> '0' ORDER BY renewed_at DESC LIMIT 1
+"""
 _POOL_NAME = "lifebeat"
 _CONNECTING: dict[str, Any] = {
     "connect_timeout": 3,
@@ -110,6 +121,28 @@ def conninfo(database: str) -> str:
         psycopg.ProgrammingError: It cannot be read; the error's text may quote the password.
     """
     return psycopg.conninfo.make_conninfo("", **{**_CONNECTING, **psycopg.conninfo.conninfo_to_dict(database)})
+
+
+def look(url: str, app_name: str) -> dict[str, Any]:  # noqa: ARG001 - applications have a schema each
+    """Return how an application stands in that database: who is in, what waits, and what ran last.
+
+    Raises:
+        Unavailable: The database cannot be asked.
+    """
+    try:
+        with psycopg.connect(conninfo(url)) as connection:
+            row = connection.execute("SELECT to_regclass('lifebeat'), to_regclass('procrastinate_jobs')").fetchone()
+            if row is None or None in row:
+                return {"members": [], "waiting": 0, "last_run": None}
+            members = connection.execute(_MEMBERS).fetchall()
+            last = connection.execute(_LAST).fetchone()
+        app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=conninfo(url)))
+        with app.open():
+            waiting = list(app.job_manager.list_jobs(queue=QUEUE, status=Status.TODO.value))
+    except FAILURES as error:
+        raise Unavailable(f"PostgreSQL: {reason(error)}") from error
+    handed_over = {"job_id": last[0], "instant": last[1]} if last else None
+    return {"members": [name for (name,) in members], "waiting": len(waiting), "last_run": handed_over}
 
 
 def reason(error: BaseException) -> str:

@@ -9,7 +9,8 @@ import psycopg
 import psycopg.conninfo
 
 from lifebeat.embedding import HostArguments, attach_application
-from lifebeat.engines.procrastinate.coordinator import QUEUE, ProcrastinateCoordinator
+from lifebeat.engines.procrastinate.coordinator import ProcrastinateCoordinator
+from lifebeat.engines.procrastinate.database import QUEUE
 from lifebeat.engines.procrastinate.worker import register
 from lifebeat.errors import ConfigError, LifebeatError, Problem
 from lifebeat.log import get_logger
