@@ -718,6 +718,6 @@ def test_a_join_whose_answer_was_lost_is_left_again(config: Path) -> None:
     coordinator = Lost(process.clock)
     life = Life(process.application, process.scheduler, coordinator, shares_id=True)
     life.start()
-    process.scheduler.work()
+    process.scheduler.once.pop(":begin")(process.application.now())
     life.stop()
     assert coordinator.left
