@@ -130,19 +130,23 @@ def look(url: str, app_name: str) -> dict[str, Any]:  # noqa: ARG001 - applicati
         Unavailable: The database cannot be asked.
     """
     try:
-        with psycopg.connect(conninfo(url)) as connection:
-            row = connection.execute("SELECT to_regclass('lifebeat'), to_regclass('procrastinate_jobs')").fetchone()
-            if row is None or None in row:
-                return {"members": [], "waiting": 0, "last_run": None}
-            members = connection.execute(_MEMBERS).fetchall()
-            last = connection.execute(_LAST).fetchone()
-        app = procrastinate.App(connector=procrastinate.SyncPsycopgConnector(conninfo=conninfo(url)))
-        with app.open():
-            waiting = list(app.job_manager.list_jobs(queue=QUEUE, status=Status.TODO.value))
+        return asyncio.run(_look(Connector(url)))
     except FAILURES as error:
         raise Unavailable(f"PostgreSQL: {reason(error)}") from error
-    handed_over = {"job_id": last[0], "instant": last[1]} if last else None
-    return {"members": [name for (name,) in members], "waiting": len(waiting), "last_run": handed_over}
+
+
+async def _look(connector: Connector) -> dict[str, Any]:
+    await connector.probe()
+    app = procrastinate.App(connector=connector)
+    async with app.open_async(), connector.transaction() as connection:
+        tables = await connection.execute("SELECT to_regclass('lifebeat'), to_regclass('procrastinate_jobs')")
+        if None in (await tables.fetchone() or ()):
+            return {"members": [], "waiting": 0, "last_run": None}
+        members = await (await connection.execute(_MEMBERS)).fetchall()
+        last = await (await connection.execute(_LAST)).fetchone()
+        waiting = list(await app.job_manager.list_jobs_async(queue=QUEUE, status=Status.TODO.value))
+    last_run = {"job_id": last[0], "instant": last[1]} if last else None
+    return {"members": [name for (name,) in members], "waiting": len(waiting), "last_run": last_run}
 
 
 def reason(error: BaseException) -> str:
