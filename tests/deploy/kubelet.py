@@ -40,6 +40,7 @@ def bring(mounted: Path, data: Mapping[str, str]) -> None:
     edition.mkdir()
     for name, text in data.items():
         (edition / name).write_text(text)
+        (edition / name).chmod(0o444)  # the volume is read-only
     edition.chmod(0o555)
     (mounted / "..data_tmp").symlink_to(edition.name)
     (mounted / "..data_tmp").replace(mounted / "..data")

@@ -21,7 +21,8 @@ from container import Container, Network, required
 from hosts import eventually
 from lifebeat.testing import PostHogServer
 from lifebeat.version import __version__
-from test_container import CONTAINERFILE, GRACE, HERE, PROJECT, USER, locked
+from test_container import CONTAINERFILE, GRACE, HERE, USER
+from test_locks import PROJECT, pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,8 +100,8 @@ def test_image_is_labelled(image: Image) -> None:
     said = {name.rpartition(".image.")[2]: value for name, value in image.config["Labels"].items()}
     assert BASE is not None
     assert said.items() >= {"version": __version__, "revision": "0123abc", "base.name": BASE.group(1)}.items()
-    assert said["licenses"] == PROJECT["project"]["license"]
-    assert said["title"] == PROJECT["project"]["name"]
+    assert said["licenses"] == PROJECT["license"]
+    assert said["title"] == PROJECT["name"]
 
 
 def packages(image: Image) -> Path:
@@ -114,16 +115,22 @@ def installed(image: Image) -> set[str]:
     return {str(canonicalize_name(path.name.partition("-")[0])) for path in packages(image).glob("*.dist-info")}
 
 
+def locked(lock: str) -> set[str]:
+    """Return the names of the packages that a lock of the image has for this Python."""
+    held = pins(f"deploy/container/{lock}").items()
+    return {name for name, found in held if any(marker is None or marker.evaluate() for _, marker, _ in found)}
+
+
 def test_image_holds_exactly_what_is_locked(image: Image) -> None:
     """The wheel and the pins are installed, nothing that only builds, and bytecode for all of it."""
-    assert installed(image) == {"lifebeat", *locked("requirements")}
-    assert list((packages(image) / "lifebeat" / "__pycache__").glob("host.*.pyc"))
+    assert installed(image) == {"lifebeat", *locked("requirements.lock")}
+    assert list((packages(image) / "lifebeat" / "__pycache__").glob("clock.*.pyc"))
     assert image.size("opt/lifebeat") < 40_000_000
 
 
 def test_image_of_an_engine_holds_its_lock(cluster_image: Image) -> None:
     """Built with ``EXTRA`` it has what that engine's lock pins, and nothing else."""
-    assert installed(cluster_image) == {"lifebeat", *locked(f"requirements-{ENGINE}")}
+    assert installed(cluster_image) == {"lifebeat", *locked(f"requirements-{ENGINE}.lock")}
 
 
 def test_image_is_no_golden_image(image: Image) -> None:

@@ -54,11 +54,17 @@ def hang() -> None:
 
 
 stops: list[Callable[[], None]] = []
+contexts: list[JobContext] = []
 
 
 def stop_again() -> None:
     """A host's shutdown job that stops what is being stopped."""
     stops[0]()
+
+
+def keep(context: JobContext) -> None:
+    """A host's job that keeps what it was given."""
+    contexts.append(context)
 
 
 outcomes: list[Exception | None] = []
@@ -131,12 +137,12 @@ class Failing:
 
     def __init__(self, inner: Coordinator, times: int, error: type[Exception] = Unavailable) -> None:
         self._inner = inner
-        self._left = times
+        self.left = times
         self._error = error
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"join", "claim", "latest"} and self._left > 0:
-            self._left -= 1
+        if name in {"join", "claim", "latest"} and self.left > 0:
+            self.left -= 1
 
             def fail(*_: Any) -> Any:
                 raise self._error("the disk is full")
@@ -297,14 +303,26 @@ def test_shared_jobs_are_registered_after_the_start_jobs(config: Path) -> None:
 
 def test_an_edit_before_the_start_jobs_registers_no_shared_job(config: Path) -> None:
     """The ID that is written into the config file is an edit, and comes while the process is joining."""
-    jobs(config, "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 1h, once: application}\n")
-    process = Process(config).start(work=False)
-    assert process.life is not None
-    process.life._membership.join(1.0)
-    jobs(config, "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 2h, once: application}\n")
-    assert process.edit() == []
-    assert list(process.scheduler.once) == [":begin"]
-    process.scheduler.work()
+    text = "  a: {run: 'RUN', when: start, once: application}\n  b: {run: 'RUN', every: 1h, once: application}\n"
+    jobs(config, text)
+    process = Process(config)
+    asked: list[list[str]] = []
+
+    def wrap(made: Any) -> Any:
+        join = made.join
+
+        def join_during_an_edit(timeout: float) -> Any:
+            joined = join(timeout)
+            jobs(config, text.replace("1h", "2h"))
+            asked.append(process.edit().copy())
+            return joined
+
+        made.join = join_during_an_edit
+        return made
+
+    process.start(wrap)
+    assert asked
+    assert not any(asked)
     assert process.scheduler.calls == ["add b"]
     assert process.scheduler.once == {}
     process.stop()
@@ -337,7 +355,7 @@ def test_a_claim_that_failed_is_tried_again(config: Path, caplog: pytest.LogCapt
         return coordinators[0]
 
     process.start(wrap)
-    coordinators[0]._left = 2
+    coordinators[0].left = 2
     process.scheduler.added["b"][1](to_datetime(HOUR))
     assert ran == []
     process.scheduler.work()
@@ -538,9 +556,9 @@ def test_a_forked_child_has_no_life(config: Path) -> None:
 
 def test_background_work_of_a_name_is_one_at_a_time(config: Path) -> None:
     """Work of one name is not started a second time while it is under way, and again afterwards."""
-    jobs(config, "  a: {run: 'RUN', every: 1h}\n")
+    jobs(config, f"  a: {{run: '{__name__}:keep', when: start}}\n")
     process = Process(config).start()
-    assert process.life is not None
+    start = contexts.pop().background
     begun: list[int] = []
     gate = threading.Event()
 
@@ -549,13 +567,16 @@ def test_background_work_of_a_name_is_one_at_a_time(config: Path) -> None:
         gate.wait(10)
 
     for _ in range(5):
-        process.life._background("delivery", work)
+        start("delivery", work)
     eventually(lambda: begun)
-    gate.set()
-    eventually(lambda: not process.life._busy)
     assert len(begun) == 1
-    process.life._background("delivery", work)
-    eventually(lambda: len(begun) == 2)
+    gate.set()
+
+    def begins_again() -> bool:
+        start("delivery", work)
+        return len(begun) > 1
+
+    eventually(begins_again)
     process.stop()
 
 

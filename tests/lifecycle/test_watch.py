@@ -283,7 +283,7 @@ def test_a_clock_that_was_set_is_noticed_once(
     clock, seen = FakeClock(), list[float]()
     monkeypatch.setattr("lifebeat.lifecycle.watch.time.monotonic", clock.monotonic)
     watch = Watch(lambda: [tmp_path / "jobs.yaml"], clock)
-    watch._clock_changed = seen.append
+    watch.clock_changed = seen.append
     clock.advance(100)
     watch.look_at_clock()
     clock.jump(by)
@@ -297,7 +297,7 @@ def test_a_machine_that_slept_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     clock, seen = FakeClock(), list[float]()
     monkeypatch.setattr("lifebeat.lifecycle.watch.time.monotonic", lambda: 500.0)
     watch = Watch(lambda: [tmp_path / "jobs.yaml"], clock)
-    watch._clock_changed = seen.append
+    watch.clock_changed = seen.append
     watch.look_at_clock()
     clock.advance(9 * 3600)
     watch.look_at_clock()

@@ -167,7 +167,9 @@ def as_read(value: Any) -> Any:
     """What is read of a value: of lists and mappings that they are, and numbers as they are spelled."""
     if value is None or isinstance(value, (bool, str)):
         return value
-    return type(value)() if isinstance(value, (list, dict)) else json.dumps(value)
+    if isinstance(value, list):
+        return []
+    return {} if isinstance(value, dict) else json.dumps(value)
 
 
 @settings(deadline=None, max_examples=60)

@@ -52,7 +52,7 @@ def test_child_does_not_wait_for_an_import_of_a_thread_it_has_not(tmp_path: obje
 
 def test_fork_waits_until_nobody_else_is_inside() -> None:
     """A fork begins when the other thread has left the block, and not before."""
-    inside, left = threading.Event(), []
+    inside, left = threading.Event(), list[float]()
 
     def work() -> None:
         with forks.guard:

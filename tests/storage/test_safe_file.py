@@ -10,11 +10,15 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hosts import DEADLINE
 from lifebeat.storage import safe_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LIMIT = 1000
 root_only = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be others")
@@ -75,6 +79,10 @@ def sparse(path: Path) -> None:
         file.truncate(3 * 1024**3)
 
 
+def link_to(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
 def circle(path: Path) -> None:
     path.symlink_to(path)
 
@@ -85,17 +93,17 @@ def circle(path: Path) -> None:
         (Path.mkdir, "it is a directory, expected a regular file"),
         (pipe, "it is a pipe, expected a regular file"),
         (listening, "it is a socket, expected a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "it is a device, expected a regular file"),
+        (link_to("/dev/zero"), "it is a device, expected a regular file"),
         (sparse, f"it has {3 * 1024**3} bytes, expected at most {LIMIT}"),
-        (lambda path: path.symlink_to("/proc/self/smaps"), f"it has more than {LIMIT} bytes"),
+        (link_to("/proc/self/smaps"), f"it has more than {LIMIT} bytes"),
         (circle, "its links lead round in a circle"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:unclosed")
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: object, reason: str) -> None:
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
     """A pipe, a device, a directory, too much: each is said in our words, and nothing waits for it."""
     path = tmp_path / "jobs.yaml"
-    make(path)  # type: ignore[operator]
+    make(path)
     with pytest.raises(safe_file.CannotRead) as raised:
         safe_file.read(path, limit=LIMIT)
     assert str(raised.value) == f"{path}: cannot be read: {reason}"

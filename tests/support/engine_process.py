@@ -121,7 +121,7 @@ def main() -> None:
     module, _, name = args.factory.partition(":")
     coordinator = getattr(importlib.import_module(module), name)(args.database)
     actor = Actor(coordinator, args.file, jobs=args.jobs, every=args.every, takes=args.takes)
-    signal.signal(signal.SIGTERM, lambda *_: actor.stopped.set())
+    signal.signal(signal.SIGTERM, lambda number, frame: actor.stopped.set())  # noqa: ARG005 - as a handler is called
     actor.live()
 
 

@@ -56,7 +56,8 @@ def test_json_is_read_with_offsets(written: dict[str, Any], indent: int | None) 
 @given(st.dictionaries(WORDS, values(WORDS), max_size=5), st.sampled_from([True, False]))
 def test_yaml_means_the_same_as_json(written: dict[str, Any], flow: bool) -> None:
     """A value that YAML dumps is read as the same value that JSON dumps."""
-    text = yaml.safe_dump(written, default_flow_style=flow, allow_unicode=True)
+    library: Any = yaml  # the types of safe_dump are incomplete
+    text: str = library.safe_dump(written, default_flow_style=flow, allow_unicode=True)
     assert value_of(root(parse("a.yaml", text.encode()))) == value_of(
         root(parse("a.json", json.dumps(written).encode()))
     )

@@ -39,6 +39,10 @@ class Watch:
     Args:
         files: Returns the files to look at; asked each time, since an overlay may come and go.
         clock: Where the time comes from.
+
+    Attributes:
+        changed: Called when a file was edited, replaced, made or removed.
+        clock_changed: Called with the seconds by which the wall clock was set; 0 after the machine slept.
     """
 
     def __init__(self, files: Callable[[], list[Path]], clock: Clock) -> None:
@@ -49,8 +53,8 @@ class Watch:
         self._awake_behind = self._measure()[1]
         self._stopped = threading.Event()
         self._wake: int | None = None
-        self._changed: Callable[[], None] = lambda: None
-        self._clock_changed: Callable[[float], None] = lambda _: None
+        self.changed: Callable[[], None] = lambda: None
+        self.clock_changed: Callable[[float], None] = lambda _: None
         self._signals: tuple[int, Callable[[], bool]] | None = None
 
     def attend(self, descriptor: int, ready: Callable[[], bool]) -> None:
@@ -58,13 +62,8 @@ class Watch:
         self._signals = descriptor, ready
 
     def start(self, changed: Callable[[], None], clock_changed: Callable[[float], None] = lambda _: None) -> None:
-        """Look from here on, in a daemon thread.
-
-        Args:
-            changed: Called when a file was edited, replaced, made or removed.
-            clock_changed: Called with the seconds by which the wall clock was set; 0 after the machine slept.
-        """
-        self._changed, self._clock_changed = changed, clock_changed
+        """Look from here on, in a daemon thread, and call these back."""
+        self.changed, self.clock_changed = changed, clock_changed
         threads.start("watch", self._run)
 
     def stop(self) -> None:
@@ -81,7 +80,7 @@ class Watch:
         if now == self._seen or self._stopped.is_set():
             return False
         self._seen = now
-        self._changed()
+        self.changed()
         return True
 
     def look_at_clock(self) -> None:
@@ -90,7 +89,7 @@ class Watch:
         by, slept = ahead - self._wall_ahead, behind - self._awake_behind
         self._wall_ahead, self._awake_behind = ahead, behind
         if abs(by) >= SET_BY or slept >= SET_BY:
-            self._clock_changed(by if abs(by) >= SET_BY else 0.0)
+            self.clock_changed(by if abs(by) >= SET_BY else 0.0)
 
     def _measure(self) -> tuple[float, float]:
         """Return how far the wall clock is ahead of boot time, and boot time of the time awake."""

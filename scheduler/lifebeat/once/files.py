@@ -101,7 +101,7 @@ class FileCoordinator:
             while (last := self._change(partial(self._try_to_leave, patient_until), deadline)) is None:
                 time.sleep(_POLL)
         except Unavailable:
-            last = self._joined is not None and self._lock.acquire()
+            last = bool(self._joined) and self._lock.acquire()  # it may be out, and only the commit have failed
         finally:
             self.close()
         return last

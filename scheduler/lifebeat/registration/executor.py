@@ -85,7 +85,8 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
                 job, run_times = self._line.popleft()
                 self._running[me] = getattr(job.func, "is_hosts", False)
             try:
-                self._run_job_success(job.id, _run(job, run_times))
+                events = _run(job, run_times)
+                self._run_job_success(job.id, events)  # pyright: ignore[reportUnknownMemberType]  # APScheduler ships no types
             finally:
                 with self._changed:
                     del self._running[me]

@@ -31,7 +31,8 @@ class Store(MemoryJobStore):  # type: ignore[misc]  # APScheduler ships no types
         for event in waiting:
             event.set()
         self.loop = running_loop()
-        due: list[Any] = super().get_due_jobs(now)
+        jobs: Any = super()  # APScheduler ships no types
+        due: list[Any] = jobs.get_due_jobs(now)
         return due
 
 

@@ -34,11 +34,11 @@ class Redis:
     """
 
     def __init__(self, app: Any, url: Callable[[], str | None]) -> None:
-        self._app = app
+        self._app: Any = app
         self._url = url
         self._made: tuple[int, Any] | None = None
         self._lock = threading.Lock()
-        self.prefix = ""
+        self.prefix: str = ""
 
     def client(self) -> Any:
         """Return a client, of this process alone: a pool's child has connections of its own."""
@@ -58,10 +58,11 @@ class Redis:
             import redis
 
         library: Any = kombu  # which ships no types
-        url, conf = self._url(), None if self._app is None else self._app.conf
-        given = {} if conf is None else conf.get("lifebeat_redis_options" if url else "broker_transport_options")
+        url = self._url()
+        name = "lifebeat_redis_options" if url else "broker_transport_options"
+        given: dict[str, Any] = self._app.conf.get(name) or {} if self._app else {}
         # Kombu's client for prefixed keys knows the commands only that Kombu itself needs.
-        self.prefix = (given or {}).get("global_keyprefix") or ""
+        self.prefix = given.get("global_keyprefix") or ""
         options = _bounded(given, "redis") | {"max_connections": _MOST_CONNECTIONS, "global_keyprefix": ""}
         connection: Any
         if url is not None:

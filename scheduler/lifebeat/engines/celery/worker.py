@@ -89,7 +89,8 @@ class Attachment:
 
     def _shared(self, application: Application) -> Shared:
         conf = self.app.conf
-        visibility = (conf.broker_transport_options or {}).get("visibility_timeout") or VISIBILITY_TIMEOUT
+        options: dict[str, Any] = conf.broker_transport_options or {}
+        visibility = options.get("visibility_timeout") or VISIBILITY_TIMEOUT
         return Shared(
             self._redis,
             lambda: application.source.read().app_name or "",

@@ -60,7 +60,8 @@ class Connector(procrastinate.PsycopgConnector):
 
     def __init__(self, database: str) -> None:
         self._database = conninfo(database)
-        super().__init__(
+        make: Any = super()  # its types are incomplete
+        make.__init__(
             conninfo=self._database,
             name=_POOL_NAME,
             kwargs={"prepare_threshold": None},

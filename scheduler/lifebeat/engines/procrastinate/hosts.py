@@ -88,9 +88,10 @@ class _Watched:
         self._end = end
         self.replacing: object = None  # kept, as it would end without a reference
 
-    @property  # type: ignore[misc]  # read-only, so that it passes for what it stands for
-    def __class__(self) -> Any:
-        return type(self._connector)
+    # Read-only, so that it passes for what it stands for.
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._connector.__class__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connector, name)
@@ -121,7 +122,8 @@ def _check(database: str) -> None:
 def _database_of(app: procrastinate.App) -> str:
     pool: Any = getattr(app.connector, "pool", None)
     try:
-        return psycopg.conninfo.make_conninfo(pool.conninfo, **(pool.kwargs or {}))
+        options: dict[str, Any] = pool.kwargs or {}
+        return psycopg.conninfo.make_conninfo(pool.conninfo, **options)
     except (AttributeError, TypeError, psycopg.ProgrammingError):
         raise LifebeatError(
             "the app's connector does not name its database; pass it: attach(app, database=URL, …)"
