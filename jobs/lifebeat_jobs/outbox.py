@@ -72,18 +72,14 @@ class Waiting:
 
     Attributes:
         count: How many events wait.
-        bytes: How many bytes their bodies have together.
         since: When the oldest was recorded, in seconds since the Unix epoch; ``None`` if none waits.
-        next_attempt: When the first is due, as the wall clock is set now; ``None`` if none waits.
         due_in: In how many seconds the first is due, zero if it is; ``None`` if none waits.
         dropped: How many events were dropped since the outbox was made.
         unrecorded: How many events wait in memory only, as they could not be recorded.
     """
 
     count: int = 0
-    bytes: int = 0
     since: float | None = None
-    next_attempt: float | None = None
     due_in: float | None = None
     dropped: int = 0
     unrecorded: int = 0
@@ -257,16 +253,15 @@ class Outbox:
         unrecorded = len(_unrecorded.get(self._key, ()))
 
         def work(connection: Connection, now: Moment) -> Waiting:
-            count, size, first, due_in = connection.execute(
-                f"SELECT count(*), coalesce(sum(size), 0), min(id), min({rows.LEFT}) FROM event"
-                " WHERE state = 'waiting'",
+            count, first, due_in = connection.execute(
+                f"SELECT count(*), min(id), min({rows.LEFT}) FROM event WHERE state = 'waiting'",
                 rows.times(now),
             ).fetchone()
             dropped = int(rows.note(connection, rows.DROPPED) or 0)
             if not count:
                 return Waiting(dropped=dropped, unrecorded=unrecorded)
             (since,) = connection.execute("SELECT recorded_at FROM event WHERE id = ?", (first,)).fetchone()
-            return Waiting(count, size, since, now.wall + due_in, due_in, dropped, unrecorded)
+            return Waiting(count, since, due_in, dropped, unrecorded)
 
         return self._read(work, Waiting(unrecorded=unrecorded))
 

@@ -37,7 +37,7 @@ class Runner:
         application: Application,
         *,
         event_loop: Callable[[], Any],
-        background: Callable[[str, Callable[[], None]], None],
+        background: Callable[[str, Callable[[], None]], object],
         later: Callable[[str, timedelta, Callable[[], None]], None],
     ) -> None:
         self._application = application

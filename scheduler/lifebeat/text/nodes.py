@@ -65,10 +65,10 @@ class Document:
         start = self._lines[number - 1]
         return re.split("[\r\n]", self.text[start : start + 10_000], maxsplit=1)[0]
 
-    def problem(self, message: str, at: Node | int, *, shown: bool = True) -> Problem:
+    def problem(self, message: str, at: Node | int) -> Problem:
         """Return a problem at a place in the text; with its line, where that may be shown."""
         line, column = self.place(at if isinstance(at, int) else at.start)
-        return Problem(self.source, message, line, column, self.line(line) if shown and not self.is_private else None)
+        return Problem(self.source, message, line, column, None if self.is_private else self.line(line))
 
     def refuse(self, message: str, at: Node | int) -> None:
         """Note why the text cannot be read on."""

@@ -176,7 +176,7 @@ class _Child:
         self.shared = shared
         self._application = application
         self._later: dict[str, object] = {}
-        self._runner = Runner(application, event_loop=lambda: None, background=_in_background, later=self._run_later)
+        self._runner = Runner(application, event_loop=lambda: None, background=threads.start, later=self._run_later)
 
     def find(self, job_id: str) -> JobSpec:
         """Return the job, if this process may run it.
@@ -220,10 +220,6 @@ class _Child:
                 work()
 
         threads.start(name, wait)
-
-
-def _in_background(name: str, work: Callable[[], None]) -> None:
-    threads.start(name, work)
 
 
 def _define_task(app: Any, run: Callable[[Any, Due], None]) -> None:

@@ -43,7 +43,6 @@ class ProcrastinateCoordinator:
         logger: Where to say what happens.
         queue: The queue of the runs.
         has_worker: Whether this process works the queue off; not where a host's own worker does.
-        gone_after: Seconds after which a process that is not heard of is gone, and its runs are run again.
     """
 
     def __init__(
@@ -54,11 +53,10 @@ class ProcrastinateCoordinator:
         logger: Logger,
         queue: str = QUEUE,
         has_worker: bool = True,
-        gone_after: float = membership.GONE_AFTER,
     ) -> None:
         self._clock = clock
         self._queue = queue
-        self._me = membership.Me(gone_after)
+        self._me = membership.Me()
         self._worker = Worker(database, queue, self._me, logger, own=has_worker)
         self._joined: Joined | None = None
         self._has_asked = False
