@@ -163,15 +163,14 @@ class Delivery:
     def _next(self) -> list[Entry]:
         """Return the oldest event and what may go with it: one request has one ``distinct_id``, old or new."""
         forms = agreement.known_forms(self.outbox)
-        while entries := [one for one in self.outbox.due(self.batch, early=True) if _has_time(one)]:
-            sender = _sender(entries[0].body)
-            own = [entry for entry in entries if _sender(entry.body) == sender]
-            reasons = {entry.uuid: why_withheld(entry.body, forms, self.machine) for entry in own}
+        while due := self.outbox.due(self.batch, early=True):
+            reasons = {entry.uuid: why_withheld(entry.body, forms, self.machine) for entry in due}
             for entry_id, reason in reasons.items():
                 if reason is not None:
                     self.outbox.dropped([entry_id], f"not sent: {reason}")
-            if fit := [entry for entry in own if reasons[entry.uuid] is None]:
-                return fit
+            fit = [entry for entry in due if reasons[entry.uuid] is None and _has_time(entry)]
+            if fit or not any(reasons.values()):
+                return [entry for entry in fit if _sender(entry.body) == _sender(fit[0].body)]
         return []
 
     def _send(self, entries: list[Entry], ask: Ask) -> bool:

@@ -87,9 +87,12 @@ def _addresses() -> Iterator[str]:
 
     for path in Path("/sys/class/net").glob("*/address"):
         yield _read(path).strip().lower()
-    yield from re.findall(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host", _read(Path("/proc/net/fib_trie")))
+    known = _read(Path("/proc/net/fib_trie"))
+    yield from re.findall(r"\|-- (\d+\.\d+\.\d+\.\d+)\n\s+/32 host", known)
     for line in _read(Path("/proc/net/if_inet6")).splitlines():
         yield ipaddress.IPv6Address(int(line.split()[0], 16)).compressed
+    if known:
+        return
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
         unused.connect(_DOCUMENTATION)  # sends nothing; for systems without /proc, the address they would send from
         yield str(unused.getsockname()[0])

@@ -68,14 +68,14 @@ class Lifebeat:
             ``telemetry`` (``on``, ``off`` or ``paused``), ``reason`` and ``jobs`` always; what the telemetry job module
             tells besides, such as ``waiting`` and ``instance_id``; ``error`` where something cannot be seen.
         """
+        from lifebeat import installation
+
         found: dict[str, Any] = {"telemetry": "paused", "reason": "", "jobs": {}}
         try:
-            consent, context = self._application.consent(), self._application.context("status")
-            found |= {"telemetry": consent.state, "reason": consent.reason}
             specs = self._application.load().specs
             found["jobs"] = {spec.id: self._registry.next_run(spec.id) for spec in specs if spec.enabled}
-            for status in self._offered("status"):
-                found = status(context) | found
+            ask = next(iter(self._offered("status")), None)
+            found |= installation.status(self._application.context("status"), ask)
         except Exception as error:  # noqa: BLE001 - a look at a full disk or a lost directory is no reason to fail
             found["error"] = str(error) or type(error).__name__
         return found
@@ -288,7 +288,7 @@ class Lifebeat:
 
 def _on_this_machine(application: Application) -> Coordinator:
     """Return what the processes of this machine agree by; where no directory can be written each is alone."""
-    state = application.state_dir(create=True)
+    state = application.state_dir(create=False)  # made by the first transaction: off leaves no trace
     if state is None:
         from lifebeat.once.alone import Alone
 

@@ -31,10 +31,20 @@ _ATTEMPTS = 5
 _VARIABLES = ("LIFEBEAT_DEPLOYMENT", "LIFEBEAT_ENGINE", *(key.variable for key in KEYS), *(key.name for key in KEYS))
 
 
-def state_dir(source: ConfigSource, settings: Settings) -> Path | None:
-    """Return where state is kept; ``None`` where no directory can be written. Makes nothing."""
+def state_dir(source: ConfigSource, settings: Settings, *, looking: bool = False) -> Path | None:
+    """Return where state is kept; ``None`` where there is none. Makes nothing.
+
+    Args:
+        source: The config directory and the environment.
+        settings: The merged settings.
+        looking: Whether another user's folder counts too, for commands that look.
+    """
     return statedir.state_dir(
-        setting=settings.state_dir, environ=source.environ, config_dir=source.config_dir, app_name=settings.app_name
+        setting=settings.state_dir,
+        environ=source.environ,
+        config_dir=source.config_dir,
+        app_name=settings.app_name,
+        looking=looking,
     ).path
 
 

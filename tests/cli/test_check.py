@@ -41,3 +41,11 @@ def test_a_warning_counts_when_it_is_to(config: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert cli.main(["check", "--json"]) == cli.DONE
     assert [one["level"] for one in json.loads(capsys.readouterr().out)] == ["warning"]
+
+
+def test_json_holds_the_warnings_of_telemetry_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What telemetry itself finds strange is in ``check --json``, without a place in a file."""
+    (config / "config.yaml").write_text("releaseVersion: nightly build of ada@example.com\n")
+    assert cli.main(["check", "--json", "--config", str(config)]) == cli.DONE
+    found = [one for one in json.loads(capsys.readouterr().out) if one["source"] is None]
+    assert [(one["level"], "releaseVersion" in one["message"]) for one in found] == [("warning", True)]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hosts import eventually
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -136,14 +138,12 @@ def test_what_waits_is_not_sent_later(installation: Installation, receiver: Post
     receiver.refuse()
     installation.write(telemetryHeartbeatInterval="300ms")
     process = installation.lifebeat("run", "--config", "config")
-    import time
-
-    time.sleep(2)
+    eventually(lambda: "startup" in installation.run("log", "--config", "config")[1])
     process.kill()
     process.communicate()
     installation.write(telemetryEnabled=False, telemetryHeartbeatInterval="24h")
     off = installation.lifebeat("run", "--config", "config")
-    time.sleep(1.5)
+    eventually(lambda: "waiting" not in installation.run("log", "--config", "config")[1])
     off.terminate()
     off.communicate(timeout=20)
     receiver.accept_again()

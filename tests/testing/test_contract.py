@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lifebeat.testing.contract import hold_contract
-from lifebeat_jobs import telemetry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hosts import Installation
-
-pytestmark = pytest.mark.skipif(not hasattr(telemetry, "contract"), reason="the job module has no contract yet")
 
 
 def test_the_lock_that_was_written_is_held(installation: Installation) -> None:

@@ -82,10 +82,14 @@ class Application(lifecycle.Application):
         """Everything that is wrong in settings and jobs."""
         return tuple(dict.fromkeys((*self.settings.problems, *self.load().problems)))
 
+    def state_dir(self, *, create: bool) -> Path | None:
+        """Return where state is kept, also where it is another user's; ``None`` where there is none."""
+        return super().state_dir(create=True) if create else record.state_dir(self.source, self.settings, looking=True)
+
     @property
     def unseen(self) -> str | None:
         """Why this user cannot see the state; ``None`` if it can be seen, or there is none."""
-        state = record.state_dir(self.source, self.settings)
+        state = self.state_dir(create=False)
         return next(filter(None, map(_hidden, (self.config_dir, *([state] if state else [])))), None)
 
     @property
@@ -96,7 +100,7 @@ class Application(lifecycle.Application):
 
 
 def _record_of(source: ConfigSource) -> Record | None:
-    return record.read(record.state_dir(source, source.read()))
+    return record.read(record.state_dir(source, source.read(), looking=True))
 
 
 def allowed(args: argparse.Namespace) -> tuple[str, ...]:

@@ -42,12 +42,16 @@ def check(args: argparse.Namespace) -> int:
 
     application = Application(args)
     found = reader.check(application.source, allow=application.allow)
-    strange = [str(one) for one in found.warnings]
+    lost = application.dies_with_container if application.record else None  # not in a pipeline, before any host has run
+    further = [lost] if lost else []
     if not found.problems:
-        strange += application.telemetry.warnings(application.context("check"))
+        further += application.telemetry.warnings(application.context("check"))
+    strange = [*map(str, found.warnings), *further]
     if args.json:
-        problems = [{"level": "problem", **_problem(one)} for one in found.problems]
-        console.say_json([*problems, *({"level": "warning", **_problem(one)} for one in found.warnings)])
+        places = [_as_dict(one) for one in found.warnings]
+        places += [{"source": None, "line": None, "column": None, "message": one} for one in further]
+        problems = [{"level": "problem", **_as_dict(one)} for one in found.problems]
+        console.say_json([*problems, *({"level": "warning", **one} for one in places)])
     else:
         console.show_problems(found.problems)
         for warning in strange:
@@ -59,7 +63,7 @@ def check(args: argparse.Namespace) -> int:
     return PROBLEM if found.problems or (args.strict and strange) else DONE
 
 
-def _problem(problem: Any) -> dict[str, Any]:
+def _as_dict(problem: Any) -> dict[str, Any]:
     return {name: getattr(problem, name) for name in ("source", "line", "column", "message")}
 
 

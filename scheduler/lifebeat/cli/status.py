@@ -62,6 +62,7 @@ def look(application: Application) -> dict[str, Any]:
         entries = telemetry.entries(context, 100)
         delivered = [one["finished_at"] for one in entries if one["state"] == "delivered"]
         found["last_delivered"] = max(delivered, default=None)
+    found["warning"] = application.dies_with_container
     found["next_heartbeat"] = _next_heartbeat(application) if found["telemetry"] == "on" else None
     found["engine"] = engines.look(application.source.environ, application.settings.app_name)
     if application.record is not None and application.record.others:

@@ -110,6 +110,17 @@ class Application:
             self.say_once("state_dir", f"no directory for state: {found.reason}")
         return found.path
 
+    @property
+    def dies_with_container(self) -> str | None:
+        """Return a warning where the state is gone when the container is replaced; ``None`` where it stays."""
+        found = self.state_dir(create=False)
+        if found is None or not statedir.dies_with_container(found, self.source.environ):
+            return None
+        return (
+            f"the state directory {str(found)!r} is gone when this container is replaced, and each replacement counts "
+            "as a new installation; mount a volume there, or set telemetryStateDir to a directory on one"
+        )
+
     def instance_id(self) -> str | None:
         """Return the ID of the installation if there is one; makes nothing."""
         return installation.known_id(self.source.read(), self.state_dir(create=False))

@@ -50,6 +50,7 @@ def state_dir(
     config_dir: Path,
     app_name: str | None,
     create: bool = False,
+    looking: bool = False,
 ) -> StateDir:
     """Return the first directory that can be written: the setting's, systemd's, one below config, one below home.
 
@@ -62,19 +63,23 @@ def state_dir(
         config_dir: The config directory; it need not exist.
         app_name: The application's name, for the directory below home. ``None`` where it has none.
         create: Make the directory, with mode 0700. Without, this only looks.
+        looking: Another user's folder counts too, where this user has no state: it is the application's.
     """
     if setting:
         named = [(_named(setting, environ, config_dir), "telemetryStateDir")]
     else:
         named = list(_candidates(environ, config_dir, app_name))
     refused: list[str] = []
+    others: StateDir | None = None
     for directory, origin in named:
         path = _private(directory)
         reason = _refusal(path, create=create)
         if reason is None:
-            return StateDir(path, origin)
+            return StateDir(path, origin) if others is None or (path / DATABASE_FILE).exists() else others
+        if looking and others is None and os.path.isdir(path):  # noqa: PTH112 - raises nothing
+            others = StateDir(path, origin)
         refused.append(f"{origin}, {safe_file.printable(path)!r}, {reason}")
-    return StateDir(None, f"{'; '.join(refused)}; {_REMEDY}")
+    return others or StateDir(None, f"{'; '.join(refused)}; {_REMEDY}")
 
 
 def make(path: Path) -> None:
