@@ -8,7 +8,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 import lifebeat
 
 scheduler = AsyncIOScheduler()
-lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
+lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", api_key="phc_your_project_key")
 
 
 async def main() -> None:

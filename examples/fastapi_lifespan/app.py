@@ -10,7 +10,7 @@ from fastapi import FastAPI
 import lifebeat
 
 scheduler = AsyncIOScheduler()
-telemetry = lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
+telemetry = lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", api_key="phc_your_project_key")
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ app = Flask(__name__)
 
 scheduler = APScheduler()
 scheduler.init_app(app)
-lifebeat.attach(scheduler.scheduler, app_name="notes", app_version="1.4.2", signals=True)
+lifebeat.attach(scheduler.scheduler, app_name="notes", app_version="1.4.2", api_key="phc_your_project_key")
 scheduler.start()
 
 

@@ -6,7 +6,7 @@ from flask import Flask
 import lifebeat
 
 scheduler = BackgroundScheduler()
-lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
+lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", api_key="phc_your_project_key")
 
 app = Flask(__name__)
 

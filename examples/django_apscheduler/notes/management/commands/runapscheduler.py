@@ -27,7 +27,7 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **_options: Any) -> None:
         scheduler = BlockingScheduler(timezone=settings.TIME_ZONE)
         scheduler.add_jobstore(DjangoJobStore(), "default")
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", signals=True)
+        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", api_key="phc_your_project_key")
         scheduler.add_job(
             delete_old_executions,
             CronTrigger(day_of_week="mon", hour=0),
