@@ -185,7 +185,7 @@ def claim(job_id: str, instant: int, now: int, connection: Connection) -> bool:
 
 def skip(job_id: str, instant: int, connection: Connection) -> None:
     """Take a job's instant without running it."""
-    connection.execute("INSERT OR IGNORE INTO claim (job, instant, ended) VALUES (?, ?, 1)", (job_id, instant))
+    connection.execute("INSERT OR IGNORE INTO claim (job, instant) VALUES (?, ?)", (job_id, instant))
 
 
 def latest(job_id: str, now: int, connection: Connection) -> int | None:
