@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     MakeCoordinator = Callable[[Application], Coordinator]
 
-MARGIN = 0.25
-
 
 class Lifebeat:
     """Lifebeat on one scheduler.
@@ -139,7 +137,7 @@ class Lifebeat:
         """End Lifebeat's part now, as a stop of the scheduler would, and leave the scheduler to its host.
 
         Args:
-            timeout: Seconds to wait for a stop that is under way elsewhere; ``None`` for as long as it takes.
+            timeout: Seconds to wait for a stop that is under way elsewhere; ``None`` for as long as it may take.
 
         Returns:
             Whether it is over.
@@ -151,9 +149,8 @@ class Lifebeat:
     def stop_scheduler(self) -> None:
         """Stop the scheduler, and wait until Lifebeat's part in that is over."""
         self._registry.shut_down()
-        life = self._life
-        if life is not None:
-            life.wait(self._source.read().shutdown_timeout.total_seconds() + MARGIN)
+        if self._life is not None:
+            self._life.wait(None)
 
     def is_idle(self) -> bool:
         """Return whether there is nothing to do: telemetry is off, the job file is ours, and nothing is pending."""
@@ -256,29 +253,37 @@ class Lifebeat:
             watch=watch,
         )
         self._life.start()
+        if self._signals is not None and (watch is None or not watch.is_running):
+            self._signals.end()  # nobody would act on a signal
+            self._signals.raise_again()
 
     def _stop(self, on_loop: bool) -> None:
         if self._starting is not None:
             self._starting.wait(self._source.read().shutdown_timeout.total_seconds())
-        life = self._life
-        if life is not None:
-            life.stop(on_loop)
+        is_over = self._life is None or self._life.stop(on_loop)
         signals = self._signals
-        if signals is not None:
-            signals.end()
-            if signals.received is not None:
-                signals.raise_again()
+        if signals is None:
+            return
+        signals.end()
+        if signals.received is not None and (is_over or not threads.start("again", self._raise_again)):
+            signals.raise_again()
+
+    def _raise_again(self) -> None:
+        """Let the signal end the process as soon as a stop is over that goes on elsewhere."""
+        if self._life is not None:
+            self._life.wait(None)
+        if self._signals is not None:
+            self._signals.raise_again()
 
     def _on_signal(self) -> bool:
-        """Stop, in a thread of its own, for a signal that has come; called in the thread that watches."""
+        """Stop, for a signal that has come; called in the thread that watches."""
         signals = self._signals
         if signals is None:
             return False
         signals.drain()
         if signals.received is None:
             return True
-        if not threads.start("signal", self.stop_scheduler):
-            self.stop_scheduler()
+        self.stop_scheduler()
         return False
 
     def _forget(self) -> None:

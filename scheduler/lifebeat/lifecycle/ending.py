@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from lifebeat.lifecycle.membership import Membership
     from lifebeat.lifecycle.scheduler import Scheduler
 
-MARGIN = 0.15  # seconds that a stop may last beyond its deadline, for threads to be woken
+MARGIN = 0.1  # seconds that a stop may last beyond its deadline, for threads to be woken
 LEAVE_SHARE = 0.5  # of what is left of a stop's time
+LOOP_WAIT = 0.5  # seconds that a stop may hold up an event loop
+LOOP_LEAVE = 0.3  # of them, as servers such as uvicorn end the process by the signal as soon as the loop goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Ending:
         run_start_job: Runs a start job, unless it has run.
         call: Runs a job.
         deadline: Until when telemetry has time; the host's own shutdown jobs have their own.
+        until: Until when anybody waits for the end of the stop.
+        has_left: Set when it is known whether this was the last process.
         finished: Set when all is done.
     """
 
@@ -49,14 +53,34 @@ class Ending:
     run_start_job: Callable[[JobSpec, datetime], None]
     call: Callable[[JobSpec, datetime, timedelta | None], None]
     deadline: Deadline
+    until: Deadline
+    has_left: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
 
-    def wait(self, at_most: float | None = None) -> None:
-        """Wait until all is done, as long as it may take; or ``at_most`` so many seconds."""
-        ends = [spec for spec in self.specs if isinstance(spec.trigger, AtShutdown) and not spec.is_telemetry]
-        own = sum(spec.timeout.total_seconds() for spec in ends if spec.timeout is not None)
-        longest = self.deadline.left + own + MARGIN
-        self.finished.wait(longest if at_most is None else min(at_most, longest))
+    def wait(self, at_most: float | None = None) -> bool:
+        """Wait until all is done, as long as anybody may or ``at_most`` so many seconds; return whether it is."""
+        left = self.until.left
+        return self.finished.wait(left if at_most is None else min(at_most, left))
+
+    def wait_on_loop(self) -> bool:
+        """Wait for half a second, or until the end is on record: then the server may end the process at once."""
+        over = self.wait(LOOP_WAIT)
+        if not over and not self.has_left.is_set():
+            self.has_left.wait(self.until.left)
+            over = self.wait(LOOP_WAIT)
+        return over
+
+    def say_overdue(self) -> None:
+        """Say that the end may stay unreported; beside the caller, whose log may be what takes long."""
+        words = "the stop took longer than telemetryShutdownTimeout; its shutdown event may be lost"
+        said = threading.Event()
+
+        def say() -> None:
+            self.application.logger.warning(words)
+            said.set()
+
+        if threads.start("say", say, timeout=MARGIN / 2):
+            said.wait(MARGIN / 2)
 
     def run(self, caller: int, *, on_loop: bool) -> None:
         """Do all of it, in a thread whose caller waits no longer than it may.
@@ -71,7 +95,10 @@ class Ending:
             if self.membership.joined is None and any(map(is_shared, self.specs)):
                 self.membership.join_late(self.deadline.left / 4)
             self._run_start_jobs()
-            self._run_shutdown_jobs(last=self.membership.leave(self.deadline.left * LEAVE_SHARE))
+            leaving = self.deadline.left * LEAVE_SHARE
+            last = self.membership.leave(min(leaving, LOOP_LEAVE) if on_loop else leaving)
+            self.has_left.set()
+            self._run_shutdown_jobs(last=last)
         except Exception:
             self.application.logger.exception("the stop failed")
         finally:
@@ -125,3 +152,9 @@ class Ending:
             work()
         except Exception:
             self.application.logger.exception("job %s failed", spec.id)
+
+
+def beyond_deadline(specs: list[JobSpec]) -> float:
+    """Return for how many seconds after telemetry's deadline a stop may go on, for the host's own shutdown jobs."""
+    ends = [spec for spec in specs if isinstance(spec.trigger, AtShutdown) and not spec.is_telemetry]
+    return MARGIN + sum(spec.timeout.total_seconds() for spec in ends if spec.timeout is not None)

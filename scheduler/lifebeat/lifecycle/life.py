@@ -9,18 +9,19 @@ stop:    one deadline → drain → start jobs that never ran → leave → shut
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lifebeat import clock as clocks
 from lifebeat.clock import Deadline
 from lifebeat.lifecycle import plan as plans
 from lifebeat.lifecycle.application import offers
-from lifebeat.lifecycle.ending import Ending
+from lifebeat.lifecycle.ending import Ending, beyond_deadline
 from lifebeat.lifecycle.failures import Failures
 from lifebeat.lifecycle.membership import Membership
 from lifebeat.lifecycle.runner import Runner
@@ -46,7 +47,6 @@ AT_ONCE = timedelta(0)
 ASK_AGAIN = timedelta(seconds=2)
 BEGIN = ":begin"  # no job of a file is called so
 JOIN_TIMEOUT = 15.0
-LOOP_WAIT = 0.5  # seconds that a stop may hold up an event loop
 REMEMBERED_RUNS = 10_000
 
 
@@ -86,6 +86,7 @@ class Life:
         self._ran: dict[tuple[str, int], None] = {}
         self._running: Counter[str] = Counter()
         self._busy: set[str] = set()
+        self._finalizers: list[Any] = []
         self._runner = Runner(
             application, event_loop=lambda: scheduler.event_loop, background=self._background, later=self._later
         )
@@ -101,7 +102,7 @@ class Life:
 
     def start(self) -> None:
         """Register the process's own jobs, and let the rest follow in the background."""
-        atexit.register(self.stop)
+        self._at_exit()
         with self._lock:
             self._membership.start(self.run_claimed)
             self.application.gone()  # what is there now may go
@@ -114,6 +115,13 @@ class Life:
     def _has_work(self) -> bool:
         """Return whether there is anything to run or to watch for: off makes no thread."""
         return bool(self._specs) or self.application.consent().state != "off"
+
+    def _at_exit(self) -> None:
+        """Stop at the interpreter's exit, and where a child of ``multiprocessing`` or billiard ends without one."""
+        atexit.register(self.stop)
+        for name in ("multiprocessing.util", "billiard.util"):
+            if (util := sys.modules.get(name)) is not None:
+                self._finalizers.append(util.Finalize(None, self.stop, exitpriority=0))
 
     def _begin(self, _: datetime) -> None:
         """Make the ID and join, again until it works; then do what was waiting for that."""
@@ -418,27 +426,34 @@ class Life:
 
     # -- stop --------------------------------------------------------------------------------------------------------
 
-    def stop(self, on_loop: bool = False) -> None:
+    def stop(self, on_loop: bool = False) -> bool:
         """Stop within ``telemetryShutdownTimeout``, from whatever thread; on an event loop the rest goes on beside it.
 
         Args:
             on_loop: Whether an event loop is held up meanwhile.
+
+        Returns:
+            Whether it is over, or has taken as long as it may.
         """
         ending, is_mine = self._end()
         if ending is None:
-            return
+            return True
         if is_mine:
             run = partial(self._finish, ending, threading.get_ident(), on_loop=on_loop)
-            if not self._has_work or not threads.start("stop", run):
+            if not self._has_work or not threads.start("stop", run, timeout=max(ending.deadline.left / 4, 0.05)):
                 run()
         elif threading.current_thread().name.startswith("lifebeat-"):
-            return  # a second caller waits, such as the interpreter's exit, but not one of our own threads for itself
-        ending.wait(LOOP_WAIT if on_loop else None)
+            return False  # a second caller waits, such as the interpreter's exit, but no thread of ours for itself
+        if on_loop:
+            return ending.wait_on_loop()
+        if not ending.wait():
+            ending.say_overdue()
+        return True
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait at most ``timeout`` seconds until a stop is over, and return whether it is."""
+        """Wait until a stop is over, at most ``timeout`` seconds or as long as it may take; return whether it is."""
         ending = self._ending
-        return ending is None or ending.finished.wait(timeout)
+        return ending is None or ending.wait(timeout)
 
     def _end(self) -> tuple[Ending | None, bool]:
         """Return the ending, and whether it is the caller's to run; ``None`` where there is no life."""
@@ -456,6 +471,7 @@ class Life:
                 run_start_job=self._run_start_job,
                 call=self.call,
                 deadline=deadline,
+                until=Deadline(self.application.clock, deadline.left + beyond_deadline(self._specs)),
             )
             return self._ending, True
         finally:
@@ -467,6 +483,8 @@ class Life:
             self._watch.stop()
         ending.run(caller, on_loop=on_loop)
         atexit.unregister(self.stop)
+        for finalizer in self._finalizers:
+            finalizer.cancel()
 
 
 def _is_too_late(spec: JobSpec, late: int) -> bool:

@@ -43,6 +43,7 @@ class Watch:
     Attributes:
         changed: Called when a file was edited, replaced, made or removed.
         clock_changed: Called with the seconds by which the wall clock was set; 0 after the machine slept.
+        is_running: Whether there is such a thread.
     """
 
     def __init__(self, files: Callable[[], list[Path]], clock: Clock) -> None:
@@ -56,6 +57,7 @@ class Watch:
         self.changed: Callable[[], None] = lambda: None
         self.clock_changed: Callable[[float], None] = lambda _: None
         self._signals: tuple[int, Callable[[], bool]] | None = None
+        self.is_running = False
 
     def attend(self, descriptor: int, ready: Callable[[], bool]) -> None:
         """Call ``ready`` when there is something to be read, until it returns false; before ``start``."""
@@ -64,7 +66,7 @@ class Watch:
     def start(self, changed: Callable[[], None], clock_changed: Callable[[float], None] = lambda _: None) -> None:
         """Look from here on, in a daemon thread, and call these back."""
         self.changed, self.clock_changed = changed, clock_changed
-        threads.start("watch", self._run)
+        self.is_running = threads.start("watch", self._run)
 
     def stop(self) -> None:
         """Look no more."""
