@@ -216,7 +216,11 @@ ROWS: dict[str, Callable[[Hard], object]] = {
     "memory gone": take_memory,
 }
 NEED_SHIM = {"fsync takes 1 s", "fsync takes 3 s", "no thread can be started"}
-QUICK = {("fsync takes 3 s", "shutdown()"), ("database under BEGIN EXCLUSIVE", "loop"), ("memory gone", "signals=True")}
+QUICK = {
+    ("fsync takes 3 s", "shutdown()"),
+    ("database under BEGIN EXCLUSIVE", "loop"),
+    ("no thread can be started", "signals=True"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,6 @@ def leave(connection: Connection, now: Moment, clock: Clock, *, may_wait: bool) 
     run, world, successors = _current(connection), processes.world(), _successors(connection)
     if run is None or not successors:
         if may_wait and run is not None and world is not None and _others_left_lately(connection, clock):
-            connection.execute("UPDATE run SET left = ?", (_text(now),))  # in case this process is ended as it waits
             return None
         connection.execute("UPDATE run SET ended = 1")
         return True
