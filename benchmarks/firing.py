@@ -61,6 +61,7 @@ firing = type(sys)("firing")
 def job(number: int) -> None:
     note(number)
 firing.job = job
+job.__module__ = "firing"  # a function belongs to the module that defines it
 sys.modules["firing"] = firing
 JOB = "  job{0}: {{run: 'firing:job', every: 1d, phase: {1:.3f}s, once: ONCE, args: {{number: {0}}}}}"
 lines = [JOB.format(number, due(number) % 86400) for number in range(JOBS)]

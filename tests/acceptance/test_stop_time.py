@@ -217,17 +217,17 @@ def until_gone(process: subprocess.Popen[str]) -> float:
 def fill(stop: Stop) -> None:
     """Let events wait in the outbox, written in one go."""
     now, config = datetime.now(UTC), stop.installation.config
-    application = Application(config, state_dir=config, clock=FakeClock(now.timestamp()))
+    application = Application(config, state_dir=stop.outbox_path.parent, clock=FakeClock(now.timestamp()))
     shared = events.surroundings(application.settings(), INSTANCE_ID)
     first = events.uuid7(now)
     body = json.dumps(events.serialize(events.Startup(**shared), now, first))
     application.outbox.record(first, "earlier", body)
     others = [events.uuid7(now) for _ in range(stop.row.backlog - 1)]
-    rows = [(one, body.replace(first, one), len(body), now.timestamp(), now.timestamp()) for one in others]
+    rows = [(one, body.replace(first, one), len(body), now.timestamp()) for one in others]
     with contextlib.closing(sqlite3.connect(stop.outbox_path)) as connection, connection:
         connection.executemany(
-            "INSERT INTO event (uuid, event, body, size, recorded_at, state, next_attempt)"
-            " VALUES (?, 'earlier', ?, ?, ?, 'waiting', ?)",
+            "INSERT INTO event (uuid, event, body, size, recorded_at, state, since)"
+            " VALUES (?, 'earlier', ?, ?, ?, 'waiting', 0)",
             rows,
         )
 

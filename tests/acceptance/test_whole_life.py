@@ -186,9 +186,7 @@ def test_the_host_keeps_what_is_its_own(installation: Installation, receiver: Po
         lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
         scheduler.add_job(print, "interval", hours=1, id="heartbeat")
         scheduler.start()
-        while not any(job.id == "lifebeat:heartbeat" for job in scheduler.get_jobs()):
-            time.sleep(0.02)
-        while scheduler.get_job("lifebeat::begin"):
+        while [job.id for job in scheduler.get_jobs()][-1] != "lifebeat:heartbeat" or len(scheduler.get_jobs()) != 2:
             time.sleep(0.02)
         scheduler.remove_all_jobs()
         print([job.id for job in scheduler.get_jobs()])

@@ -114,11 +114,16 @@ def live(installation: Installation, receiver: PostHogServer, kind: str, what: s
     return Counter(event for _, event in told(receiver))
 
 
-def check(names: Counter[str], receiver: PostHogServer) -> None:
-    """One startup, at the beginning; one shutdown, at the end; one heartbeat per instant."""
+def check(names: Counter[str], receiver: PostHogServer, *, successors: bool = False) -> None:
+    """One startup, at the beginning; one shutdown, at the end; one heartbeat per instant.
+
+    Where a worker was being started as the last one left, it might have gone on: the next start reports that end.
+    """
     events = told(receiver)
-    assert (names["startup"], names["shutdown"]) == (1, 1), events
-    assert (events[0][1], events[-1][1]) == ("startup", "shutdown"), events
+    assert names["startup"] == 1, events
+    assert names["shutdown"] == 1 or (successors and names["shutdown"] == 0), events
+    assert events[0][1] == "startup", events
+    assert names["shutdown"] == 0 or events[-1][1] == "shutdown", events
     assert off_the_grid(receiver, spread(f"phase:{INSTANCE_ID}:heartbeat", int(INTERVAL * SECOND)) / SECOND) == [], (
         events
     )
@@ -137,7 +142,7 @@ def test_eight_workers_are_one_application(
     installation: Installation, receiver: PostHogServer, kind: str, what: str, *, preload: bool
 ) -> None:
     """Eight workers are one application, through a rolling reload, recycling and a kill -9."""
-    check(live(installation, receiver, kind, what, preload=preload), receiver)
+    check(live(installation, receiver, kind, what, preload=preload), receiver, successors=what in {"recycle", "reload"})
 
 
 @pytest.mark.soak
@@ -147,5 +152,5 @@ def test_each_kind_of_worker(
 ) -> None:
     """Every kind of worker, with and without preload, through everything that happens to workers."""
     names = live(installation, receiver, kind, what, preload=preload)
-    check(names, receiver)
+    check(names, receiver, successors=what in {"recycle", "reload"})
     print(f"{kind}, {what}, {'preload' if preload else 'no preload'}: {dict(names)}")
