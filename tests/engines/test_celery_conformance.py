@@ -53,6 +53,7 @@ class TestWeb(OnRedis):
     factory = "conformance_of_celery:web"
 
 
+@pytest.mark.soak
 class TestWorker(OnRedis):
     """Processes that hand over what they claim, and run what the queue brings them."""
 
