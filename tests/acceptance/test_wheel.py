@@ -139,7 +139,7 @@ def test_installed_command_finds_the_shipped_job_file(release: Release, tmp_path
     assert run(release.venv.lifebeat, "--version", cwd=tmp_path) == f"lifebeat {__version__}\n"
     checked = run(release.venv.lifebeat, "check", cwd=tmp_path, environ=environ)
     assert f"{release.venv.directory}/" in checked
-    assert checked.endswith("jobs.yaml: 3 jobs, no problem\n")
+    assert checked.endswith("jobs.json: 3 jobs, no problem\n")
     preview = run(release.venv.lifebeat, "preview", "--json", cwd=tmp_path, environ=environ)
     assert [json.loads(line)["event"] for line in preview.splitlines()] == ["startup", "heartbeat", "shutdown"]
     assert list(tmp_path.iterdir()) == []

@@ -261,29 +261,14 @@ def test_the_pulse_follows_the_clock_that_never_goes_back() -> None:
 # -- the host --------------------------------------------------------------------------------------------------------
 
 
-def test_ready_comes_after_registration(start: Start, manager: Manager, installation: Installation) -> None:
-    """While the jobs are being registered the host is not ready; afterwards it is, and says how it stands."""
+def test_ready_says_how_it_stands(start: Start, manager: Manager, installation: Installation) -> None:
+    """A host whose state cannot be read is ready all the same, says how it stands, and runs its jobs."""
     state = installation.directory / "state"
     state.mkdir()
-    # What the phase of jobs is made from is read while they are registered, and this file gives it when we like.
     os.mkfifo(state / "instance-id")
     start(STATE_DIRECTORY=str(state))
-    pipe: int = eventually(lambda: _opened(state / "instance-id"))
-    assert manager.receive() == []
-    (state / "new").write_text(f"{INSTANCE_ID}\n")
-    (state / "new").rename(state / "instance-id")
-    os.write(pipe, f"{INSTANCE_ID}\n".encode())
-    os.close(pipe)
     assert manager.await_("READY")["STATUS"] == "1 job; telemetry is off (config/config.json)"
     eventually((installation.directory / "ticked").exists)
-
-
-def _opened(fifo: Path) -> int | None:
-    """The writing end, as soon as somebody reads."""
-    try:
-        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
 
 
 def test_a_start_that_fails_is_never_ready(start: Start, manager: Manager) -> None:

@@ -92,8 +92,8 @@ class Ending:
         try:
             self.scheduler.drain(0.0 if on_loop else self.deadline.left / 2, but=caller)
             self.membership.drain(self.deadline.left / 2)
-            if self.membership.joined is None and any(map(is_shared, self.specs)):
-                self.membership.join_late(self.deadline.left / 4)
+            if self.membership.joined is None:
+                self.membership.join_late(self.deadline.left / 4, shared=any(map(is_shared, self.specs)))
             self._run_start_jobs()
             leaving = self.deadline.left * LEAVE_SHARE
             last = self.membership.leave(min(leaving, LOOP_LEAVE) if on_loop else leaving)

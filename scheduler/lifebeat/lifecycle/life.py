@@ -205,7 +205,7 @@ class Life:
         """Return whether what a job needs is there: the ID for its phase, and for a shared job the membership."""
         if plans.is_shared(spec):
             return self._has_begun and self._membership.joined is not None
-        return has_id or self._has_begun or not plans.depends_on_seed(spec)
+        return has_id or self._has_begun or not (spec.is_telemetry or plans.depends_on_seed(spec))
 
     def _register(self, planned: Planned, *, is_first: bool, make_up: bool) -> None:
         spec = planned.spec

@@ -75,13 +75,14 @@ class Membership:
         assert self.joined is not None
         return self.joined
 
-    def join_late(self, timeout: float) -> None:
-        """Join at the stop, in a life that was too short or could not before; on one machine alone, if need be."""
+    def join_late(self, timeout: float, *, shared: bool) -> None:
+        """Make the ID and, for shared jobs, join at the stop: the life was too short, or could not before."""
         try:
             self.make_id()
-            self.join(timeout)
+            if shared:
+                self.join(timeout)
         except Unavailable:
-            if not self.shares_id:
+            if shared and not self.shares_id:
                 self.stand_alone()
 
     def stand_alone(self) -> None:
