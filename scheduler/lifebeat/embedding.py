@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 from lifebeat.clock import SystemClock
+from lifebeat.consent import EarlierOptOut
 from lifebeat.handle import Lifebeat
 from lifebeat.log import get_logger
 from lifebeat.registration.registry import handle_of
@@ -16,11 +17,8 @@ from lifebeat.settings.source import config_dir as find_config_dir
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lifebeat.consent import EarlierOptOut
     from lifebeat.handle import MakeCoordinator
     from lifebeat.lifecycle.application import Application
-    from lifebeat.settings.layers import Layer
-    from lifebeat.settings.table import Settings
 
 
 class HostArguments(TypedDict, total=False):
@@ -134,16 +132,7 @@ def source_of(arguments: HostArguments) -> ConfigSource:
     values = {key: arguments.get(name) for name, key in KEYS.items()}
     directory = find_config_dir(arguments.get("config_dir"), os.environ)
     source = ConfigSource(directory, arguments=values, environ=os.environ, modules=sys.modules)
-    opt_outs: list[EarlierOptOut] = []
-
-    def earlier(settings: Settings) -> Layer | None:
-        if not opt_outs:
-            from lifebeat.consent import EarlierOptOut
-
-            opt_outs.append(EarlierOptOut(source, SystemClock(), remember=True))
-        return opt_outs[0](settings)
-
-    source.earlier_opt_out = earlier
+    source.earlier_opt_out = EarlierOptOut(source, SystemClock(), remember=True)
     return source
 
 

@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.lifecycle.signals import sigterm_of_host
 from lifebeat.log import get_logger
 from lifebeat.registration.registry import Registry
 from lifebeat.registration.store import running_loop
@@ -177,8 +178,6 @@ class Lifebeat:
         if self._has_own_jobs():
             self._check()
         if signals and not self.is_idle():
-            from lifebeat.lifecycle.signals import sigterm_of_host
-
             self._signals = sigterm_of_host()
             if self._signals is not None:
                 self._signals.end()
