@@ -254,7 +254,12 @@ def headers() -> str:
 def example() -> str:
     """Return one event as it goes over the wire, but for Lifebeat's version."""
     instance_id = "6f0e1c52-5b7e-4c63-9c0f-3a3d3f0d9a11"
-    shown = {"instance_id": instance_id, "os_platform": "linux", "os_release": "6.8.0", "python_version": "3.12.4"}
+    shown: dict[str, Any] = {
+        "instance_id": instance_id,
+        "os_platform": "linux",
+        "os_release": "6.8.0",
+        "python_version": "3.12.4",
+    }
     shown |= {"app_version": "1.4.2", "release": "1.4.2", "uptime_hours": 51, "uptime_days": 2}
     rules = events.form_of(events.Heartbeat)
     event = events.Heartbeat(**{name: shown.get(name, rule.example()) for name, rule in rules.items()})

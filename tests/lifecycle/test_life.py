@@ -53,7 +53,7 @@ def hang() -> None:
     released.wait(30)
 
 
-stops: list[Callable[[], None]] = []
+stops: list[Callable[[], object]] = []
 contexts: list[JobContext] = []
 
 
@@ -648,7 +648,7 @@ def test_a_run_that_an_engine_brings_while_one_is_under_way(
     released.clear()
     first = threading.Thread(target=life.run_claimed, args=("s", instant))
     first.start()
-    eventually(lambda: life._running["s"] == 1, 5)
+    eventually(lambda: life._running["s"] == 1, 5)  # pyright: ignore[reportPrivateUsage]  # what no other call shows
     if is_skipped is None:
         released.set()
     if is_skipped is False:

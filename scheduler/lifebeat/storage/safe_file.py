@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lifebeat.errors import LifebeatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 SMALL = 1024 * 1024
 _PRIVATE = 0o600
@@ -247,7 +247,7 @@ def _read_all(path: Path, read_some: Callable[[int], bytes | None], limit: int) 
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes, mode: int = _PRIVATE, like: os.stat_result | None = None) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes, mode: int = _PRIVATE, like: os.stat_result | None = None) -> Generator[Path]:
     """Make a complete file on the disk beside ``path``; it is gone afterwards if it has not been moved."""
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
     descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
