@@ -333,7 +333,7 @@ def test_the_engine_is_in_its_image(cluster: Deployment) -> None:
     """What production starts finds its engine and the driver in the image, and says that the database is away."""
     away = "postgresql://lifebeat@127.0.0.1:1/lifebeat"
     running = cluster.start(LIFEBEAT_ENGINE=ENGINE, LIFEBEAT_DATABASE=away)
-    eventually(lambda: "PostgreSQL: 'connection failed" in running.log)
+    eventually(lambda: "PostgreSQL: connection failed" in running.log)
     assert running.stop(GRACE) == ENDED
 
 
