@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,8 @@ from lifebeat.storage.sqlite import Database, DatabaseUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from lifebeat.storage.sqlite import Access
 
 SCHEMA = {"thing": "CREATE TABLE thing (name TEXT)"}
 DIES = """
@@ -122,3 +124,26 @@ def test_file_that_was_moved_away_in_the_middle(tmp_path: Path) -> None:
 
     database.run(work, "create", None)
     assert count(database) == 1
+
+
+@pytest.mark.parametrize("access", ["read", "update", "create"])
+def test_file_that_another_process_moves_away_just_now_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: Access
+) -> None:
+    """Between the look at the file and its opening it gets another name: nothing is said, a new one is used."""
+    path = tmp_path / "state.sqlite3"
+    database = Database(path, SCHEMA, warn=pytest.fail)
+    add(database)
+    connect = sqlite3.connect
+
+    def moved_before(*args: Any, **options: Any) -> sqlite3.Connection:
+        monkeypatch.undo()
+        path.rename(tmp_path / "aside")
+        return connect(*args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", moved_before)
+    insert = "INSERT INTO thing VALUES ('b')"
+    query = "SELECT * FROM thing" if access == "read" else insert
+    changed = database.run(lambda connection: len(connection.execute(query).fetchall()), access, -1)
+    assert changed == (0 if access == "create" else -1)
+    assert count(database) == (1 if access == "create" else -1)

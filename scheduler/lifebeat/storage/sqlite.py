@@ -160,24 +160,37 @@ class Database:
             self._make(self.path)
         identity = self._check(self.path)
         if identity is None:
-            return missing
-        if access == "read":
-            return self._read(self.path, work, missing)
-        with _opened(self.path, "mode=rw") as connection:
-            # fullfsync: on macOS fsync alone leaves it in the drive's cache.
-            for pragma in ("journal_mode = TRUNCATE", f"synchronous = {sync}", "fullfsync = ON"):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.execute("BEGIN IMMEDIATE")
-            if self._check(self.path) != identity:
+            if access == "create":  # another process has moved it away just now
                 raise _Busy
-            if not self._prepare(connection, may_make=access == "create"):
-                return missing
-            connection.execute(f"PRAGMA busy_timeout = {max(int((deadline - time.monotonic()) * 1000), 0)}")
-            result = work(connection)
-            connection.execute("COMMIT")
-        if self._check(self.path) != identity:  # it went into a file that was just moved away
+            return missing
+        with self._unmoved(self.path, identity):
+            if access == "read":
+                return self._read(self.path, work, missing)
+            with _opened(self.path, "mode=rw") as connection:
+                # fullfsync: on macOS fsync alone leaves it in the drive's cache.
+                for pragma in ("journal_mode = TRUNCATE", f"synchronous = {sync}", "fullfsync = ON"):
+                    connection.execute(f"PRAGMA {pragma}")
+                connection.execute("BEGIN IMMEDIATE")
+                if self._check(self.path) != identity:
+                    raise _Busy
+                if not self._prepare(connection, may_make=access == "create"):
+                    return missing
+                connection.execute(f"PRAGMA busy_timeout = {max(int((deadline - time.monotonic()) * 1000), 0)}")
+                result = work(connection)
+                connection.execute("COMMIT")
+                return result
+
+    @contextlib.contextmanager
+    def _unmoved(self, path: Path, identity: Identity) -> Generator[None]:
+        """Have the attempt repeated if the file was moved away meanwhile, whatever came of it."""
+        try:
+            yield
+        except Exception:
+            if self._check(path) != identity:
+                raise _Busy from None
+            raise
+        if self._check(path) != identity:
             raise _Busy
-        return result
 
     def _read(self, path: Path, work: Callable[[Connection], _T], missing: _T) -> _T:
         """Read without a trace: what is not ours is not opened as SQLite would, which may add files beside it.
