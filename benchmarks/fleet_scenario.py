@@ -12,7 +12,7 @@ from lifebeat.schedule.instants import spread
 from lifebeat_jobs.answers import Answer
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
-BEGINNING = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+BEGINNING = 1_772_323_200.0  # 2026-03-01T00:00:00Z
 What = Literal["start", "stop", "cut"]
 Step = tuple[float, What]
 
