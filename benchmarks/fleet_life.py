@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 
-from fleet_scenario import BEGINNING, Scenario, Step, instance_id
+from fleet_scenario import BEGINNING, DAY, Scenario, Step, instance_id
 
 from lifebeat.schedule.instants import SECOND, Instants
 from lifebeat.schedule.triggers import Every, instants_of
 
 NEVER = float("inf")
+LATE = 0.001  # a scheduler comes a moment late
 HEARTBEAT = Every(timedelta(days=1), "installation")
 
 
@@ -20,12 +21,18 @@ class Clock:
     def __init__(self) -> None:
         self.now = BEGINNING
         self.boots = 0
+        self._booted = BEGINNING - DAY
 
     def time(self) -> float:
         return self.now
 
     def monotonic(self) -> float:
-        return self.now
+        return self.now - self._booted
+
+    def boot(self) -> None:
+        """Begin to count lengths again, as a machine does that was without power."""
+        self.boots += 1
+        self._booted = self.now
 
     def boot_id(self) -> str:
         return f"boot {self.boots}"
@@ -68,6 +75,10 @@ class Instance:
         """The time for the next delivery has come."""
         raise NotImplementedError
 
+    def wake(self, delay: float) -> None:
+        """Have ``deliver`` called after so many seconds."""
+        self.alarm = self.clock.now + delay + LATE
+
     def live(self) -> None:
         """Live through the scenario, and beyond its end until nothing waits."""
         if not self.scenario.is_new(self.number):
@@ -96,7 +107,7 @@ class Instance:
         if what == "stop":
             self.shutdown()
         else:
-            self.clock.boots += 1
+            self.clock.boot()
         self._beat = self.alarm = NEVER
 
     def _begin(self) -> None:

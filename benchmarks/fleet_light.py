@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from array import array
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from fleet_life import NEVER, Instance
@@ -122,8 +121,7 @@ class Light(Instance):
             self.alarm = NEVER
             return
         until = max(min(one.due for one in self._waits), self._held_until, self._failing_until)
-        # To the microsecond, as the scheduler is told; so it may come a little early, and again after a second.
-        self.alarm = self.clock.now + timedelta(seconds=max(until - self.clock.now, 1.0)).total_seconds()
+        self.wake(max(until - self.clock.now, 1.0))
 
     def _record(self, kind: str) -> None:
         self.events.append(Waiting(kind, due=self.clock.now))
