@@ -272,3 +272,9 @@ def test_no_length_is_a_difference_of_wall_clock_times() -> None:
 def test_such_a_difference_would_be_found(body: str) -> None:
     """The test above sees one however it is written."""
     assert differences_in(ast.parse(f"def length():\n    {body}")) == {"length"}
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Where they had, pytest could not collect all of them at once, as ``make soak`` does."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))

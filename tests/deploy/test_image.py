@@ -22,7 +22,7 @@ from hosts import eventually
 from lifebeat.testing import PostHogServer
 from lifebeat.version import __version__
 from test_container import CONTAINERFILE, GRACE, HERE, USER
-from test_locks import PROJECT, pins
+from test_requirements import PROJECT, pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
