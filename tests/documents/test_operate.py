@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lifebeat
+import lifebeat_jobs
 from hosts import Installation, end, eventually
 
 if TYPE_CHECKING:
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/operate.md"
-SOURCES = [*(ROOT / "scheduler/lifebeat").rglob("*.py"), *(ROOT / "jobs/lifebeat_jobs").rglob("*.py")]
-OURS = [path for path in SOURCES if "testing" not in path.parts]
+PACKAGES = [Path(package.__file__).parent for package in (lifebeat, lifebeat_jobs) if package.__file__]
+OURS = [path for package in PACKAGES for path in package.rglob("*.py") if package / "testing" not in path.parents]
 LEVELS = {
     "info": "info", "log": "info", "warning": "warning", "say_once": "warning", "_say_once": "warning",
     "_warn": "warning", "warn": "warning", "error": "error", "exception": "error",
 }  # fmt: skip
-PRINTED = [path for path in OURS if "cli" in path.parts or path.stem == "installation"]
+PRINTED = [path for path in OURS if path.parent.name == "cli" or path.stem == "installation"]
 SPOKEN_BY_A_LOGGER = {"info", "log", "warning", "error", "exception"}
 
 

@@ -525,6 +525,7 @@ def test_a_run_that_failed_is_repeated_and_the_failure_is_told_once(config: Path
     process.stop()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_has_no_life(config: Path) -> None:
     """A forked child neither runs the parent's shutdown jobs nor ends its run."""
     jobs(

@@ -26,8 +26,9 @@ IN_A_TREE = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG
 
 def copy_project(into: Path, *, sources: bool = True) -> Path:
     """Copy what a clean clone holds, with the sources of the package or without."""
-    left_out = () if sources else SOURCES
-    shutil.copytree(ROOT, into, ignore=shutil.ignore_patterns(*MADE, *left_out))
+    shutil.copytree(ROOT, into, ignore=shutil.ignore_patterns(*MADE))
+    for name in () if sources else SOURCES:
+        shutil.rmtree(into / name)
     return into
 
 

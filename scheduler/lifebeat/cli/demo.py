@@ -31,6 +31,7 @@ CONFIG = {
     "appVersion": "1.4.2",
     "telemetryApiKey": "phc_demo",
     "telemetryHeartbeatInterval": "2s",
+    "telemetryShutdownTimeout": "10s",
 }
 
 
@@ -43,7 +44,7 @@ def show(*, seconds: float, as_json: bool = False) -> int:
         console.say(f"A PostHog receiver listens on {receiver.url}. Nothing leaves this machine.")
         console.say("A scheduler host starts, with a heartbeat every 2 seconds:\n")
         console.flush()
-        number = _live(config_dir, seconds)
+        number = _live(config_dir, receiver, seconds)
         console.say(f"\nThe host was stopped by a real {number}, and flushed. What the receiver got over HTTP:\n")
         return _report(receiver)
 
@@ -51,7 +52,7 @@ def show(*, seconds: float, as_json: bool = False) -> int:
 def _show_json(seconds: float) -> int:
     """Show what the receiver got, and nothing else, for programs."""
     with _installation() as (config_dir, receiver):
-        _live(config_dir, seconds)
+        _live(config_dir, receiver, seconds)
         console.say_json(receiver.events)
         return DONE if receiver.names() else PROBLEM
 
@@ -65,15 +66,22 @@ def _installation() -> Generator[tuple[Path, PostHogServer]]:
         yield config_dir, receiver
 
 
-def _live(config_dir: Path, seconds: float) -> str:
+def _live(config_dir: Path, receiver: PostHogServer, seconds: float) -> str:
     # It sends to itself only, so that neither CI nor DO_NOT_TRACK is concerned.
     source = ConfigSource(config_dir, environ=telemetry_allowed(os.environ), modules=sys.modules)
     host = Host(Application(source, allow=(), clock=SystemClock(), logger=get_logger()))
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer = threading.Timer(seconds, _end, (receiver, time.monotonic() + 4 * seconds))
     timer.daemon = True
     host.run(ready=timer.start)
     host.signals.restore()
     return "signal" if host.signals.received is None else host.signals.received.name
+
+
+def _end(receiver: PostHogServer, latest: float) -> None:
+    """End this process's host once a heartbeat has arrived, which takes longer on a busy machine."""
+    while "heartbeat" not in receiver.names() and time.monotonic() < latest:
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _report(receiver: PostHogServer) -> int:

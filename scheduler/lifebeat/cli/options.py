@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lifebeat.cli import console
 from lifebeat.cli.console import EXIT_CODES
 from lifebeat.text.hints import did_you_mean
 from lifebeat.version import __version__
@@ -21,6 +22,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help as every other output: argparse says nothing where it cannot be written."""
+        if file is None:
+            console.say(self.format_help(), end="")
+        else:
+            super().print_help(file)
 
 
 class CommandLine:
