@@ -24,6 +24,7 @@ FLOORS = {
     "jobfile": 5,
     "once": 5,
     "consent": 6,
+    "history": 6,
     "registration": 6,
     "lifecycle": 7,
     "handle": 8,

@@ -14,7 +14,9 @@ from lifebeat.storage import forks, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
+    from lifebeat.history import Run
     from lifebeat.lifecycle.application import Application
     from lifebeat.lifecycle.life import Life
     from lifebeat.lifecycle.signals import StopSignals
@@ -55,7 +57,9 @@ class Lifebeat:
         self._starting: threading.Event | None = None
         self._is_checked = False
         self._signals: StopSignals | None = None
-        self._registry = Registry(scheduler, started=self._start, stopped=self._stop, handle=self)
+        self._registry = Registry(
+            scheduler, started=self._start, stopped=self._stop, passed_over=self._passed_over, handle=self
+        )
         forks.in_child(self._forget)
 
     # -- for the host ------------------------------------------------------------------------------------------------
@@ -115,6 +119,21 @@ class Lifebeat:
             return 0
         context = self._application.context("flush")
         return sum(flush(context, timedelta(seconds=timeout)) for flush in self._offered("flush", only_enabled=True))
+
+    def runs(self, job: str | None = None, limit: int = 1000) -> list[Run]:
+        """Return the runs that are remembered, the newest first, or those of one job.
+
+        Empty where nothing is remembered, or it cannot be read now.
+        """
+        from lifebeat import history
+        from lifebeat.storage.sqlite import DatabaseUnavailable
+
+        if self._life is not None:
+            self._life.history.flush(1.0)
+        try:
+            return history.read(self._application.state_dir(create=False), job=job, limit=limit)
+        except DatabaseUnavailable:
+            return []
 
     def drain(self, timeout: float) -> bool:
         """Wait until none of the job file's jobs runs, at most ``timeout`` seconds; return whether none does."""
@@ -267,6 +286,10 @@ class Lifebeat:
         if signals.received is not None and (is_over or not threads.start("again", self._raise_again)):
             signals.raise_again()
 
+    def _passed_over(self, job_id: str, instant: datetime, late: bool) -> None:
+        if self._life is not None:
+            self._life.pass_over(job_id, instant, late)
+
     def _raise_again(self) -> None:
         """Let the signal end the process as soon as a stop is over that goes on elsewhere."""
         if self._life is not None:
@@ -299,7 +322,9 @@ def _on_this_machine(application: Application) -> Coordinator:
         return Alone(application.clock)
     from lifebeat.once.files import FileCoordinator
 
-    return FileCoordinator(state, clock=application.clock)
+    return FileCoordinator(
+        state, clock=application.clock, remembers=lambda: bool(application.source.read().run_history)
+    )
 
 
 def _in_uwsgi_master() -> bool:

@@ -52,6 +52,7 @@ def test_each_value_comes_with_its_layer(config: Path, capsys: pytest.CaptureFix
         "telemetryOutboxEvents": (1000, "default"),
         "telemetryOutboxBytes": (5242880, "default"),
         "telemetryOutboxAge": ("30d", "default"),
+        "runHistory": ("30d", "default"),
         "appName": ("notes", "command line"),
         "appVersion": (None, None),
         "releaseVersion": (None, None),

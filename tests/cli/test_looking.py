@@ -25,6 +25,8 @@ LOOKING: dict[str, list[str]] = {
     "status --json": ["status", "--json"],
     "log": ["log"],
     "log --json": ["log", "--json"],
+    "runs": ["runs"],
+    "runs --json": ["runs", "--json", "--failed"],
     "preview": ["preview"],
     "plan": ["plan"],
     "config": ["config", "--layers"],
@@ -173,7 +175,13 @@ def locked_state(config: Path) -> None:
 
 # What each command's exit code is: 0 unless named here. docs/commands.md shows the same.
 OK, BAD, NO_START = 0, 1, 3
-STATE_UNSEEN = {"status": BAD, "log": BAD, "preview": BAD, "describe": BAD}  # what was agreed to is in it as well
+STATE_UNSEEN = {
+    "status": BAD,
+    "log": BAD,
+    "runs": BAD,
+    "preview": BAD,
+    "describe": BAD,
+}  # what was agreed to is in it as well
 CONDITIONS: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "nothing wrong": (good, {}),
     "a broken job file": (broken_jobs, {"status": BAD, "plan": BAD, "check": BAD}),
@@ -181,14 +189,16 @@ CONDITIONS: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "a broken config file": (broken_config, {"status": BAD, "plan": BAD, "config": BAD, "check": BAD}),
     "a config file that cannot be read": (unreadable_config, {"status": BAD, "plan": BAD, "config": BAD, "check": BAD}),
     "a directory that cannot be searched": (
-        unsearchable, {"status": BAD, "log": BAD, "plan": BAD, "config": BAD, "check": BAD}
+        unsearchable, {"status": BAD, "log": BAD, "runs": BAD, "plan": BAD, "config": BAD, "check": BAD}
     ),
     "no directory": (missing, {}),
     "a directory that cannot be written": (read_only, {}),
     "pipes instead of files": (pipes, {"status": BAD, "plan": BAD, "config": BAD, "check": BAD}),
-    "a file instead of the directory": (a_file, {"status": BAD, "log": BAD, "plan": BAD, "config": BAD, "check": BAD}),
+    "a file instead of the directory": (
+        a_file, {"status": BAD, "log": BAD, "runs": BAD, "plan": BAD, "config": BAD, "check": BAD}
+    ),
     "another user's directory": (
-        somebody_elses, {"status": BAD, "log": BAD, "plan": BAD, "config": BAD, "check": BAD}
+        somebody_elses, {"status": BAD, "log": BAD, "runs": BAD, "plan": BAD, "config": BAD, "check": BAD}
     ),
     "another user's readable directory": (readable_but_somebody_elses, STATE_UNSEEN),
     "damaged state": (corrupt_state, STATE_UNSEEN),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("postgresql")
 
 
+@pytest.mark.soak
 class TestConformance(Conformance):
     """The suite of all coordinators."""
 

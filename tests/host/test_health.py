@@ -51,6 +51,7 @@ def test_a_frozen_host_is_not(installation: Installation) -> None:
     assert json.loads(out) == {
         "healthy": False,
         "reason": f"the scheduler of process {process.pid} has stopped responding",
+        "failing": [],
     }
     eventually(lambda: is_well(installation))
 

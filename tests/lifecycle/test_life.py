@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hosts import eventually
-from lifebeat import ConfigError
+from lifebeat import ConfigError, history
 from lifebeat.lifecycle.application import Application
 from lifebeat.lifecycle.life import Life
 from lifebeat.log import get_logger
@@ -83,6 +84,11 @@ def alarm(job: str, error: str | None) -> None:
     told.append((job, error))
 
 
+def leave(job: str, error: str | None) -> None:
+    """A host's ``on_failure`` that would end the process."""
+    sys.exit(f"{job}: {error}")
+
+
 def fail() -> None:
     """A host's job that fails."""
     raise ValueError("no paper")
@@ -94,12 +100,12 @@ class RememberedScheduler:
     event_loop = None
 
     def __init__(self) -> None:
-        self.added: dict[str, tuple[Instants, Callable[[datetime], None]]] = {}
-        self.once: dict[str, Callable[[datetime], None]] = {}
+        self.added: dict[str, tuple[Instants, Callable[[datetime], object]]] = {}
+        self.once: dict[str, Callable[[datetime], object]] = {}
         self.calls: list[str] = []
 
     def add(
-        self, spec: JobSpec, instants: Instants, jitter: Any, run: Callable[[datetime], None], words: str = ""
+        self, spec: JobSpec, instants: Instants, jitter: Any, run: Callable[[datetime], object], words: str = ""
     ) -> None:
         del jitter, words
         self.calls.append(f"add {spec.id}")
@@ -109,7 +115,7 @@ class RememberedScheduler:
         self.calls.append(f"change {spec.id}")
 
     def add_once(
-        self, job_id: str, delay: timedelta, run: Callable[[datetime], None], *, is_hosts: bool = False
+        self, job_id: str, delay: timedelta, run: Callable[[datetime], object], *, is_hosts: bool = False
     ) -> None:
         del delay, is_hosts
         self.once[job_id] = run
@@ -493,17 +499,19 @@ def test_a_job_that_outlives_its_timeout_is_left_behind(config: Path, caplog: py
     process.stop()
 
 
-def test_a_hosts_job_raises_what_it_raises(config: Path) -> None:
-    """A failure is the scheduler's to report, as that of any job."""
+def test_a_hosts_failure_is_the_schedulers_to_report(config: Path) -> None:
+    """What a host's job raises is returned to the scheduler, for its listeners."""
     (config / "jobs.yaml").write_text(f"jobs:\n  a: {{run: '{__name__}:fail', every: 1h, once: application}}\n")
     process = Process(config).start()
-    with pytest.raises(ValueError, match="no paper"):
-        process.scheduler.added["a"][1](to_datetime(HOUR))
+    assert str(process.scheduler.added["a"][1](to_datetime(HOUR))) == "no paper"
     process.stop()
 
 
-def test_a_run_that_failed_is_repeated_and_the_failure_is_told_once(config: Path) -> None:
-    """``retry`` repeats the run for its instant; ``on_failure`` hears of the beginning and the end of a failure."""
+def test_a_run_that_failed_is_repeated_and_the_failure_is_told_once(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``retry`` repeats the run; the log and ``on_failure`` hear of the beginning and the end of a failure."""
+    caplog.set_level("INFO")
     outcomes[:] = [ValueError("no paper"), ValueError("no ink"), None, None, ValueError("no paper")]
     told.clear()
     (config / "jobs.yaml").write_text(
@@ -511,16 +519,17 @@ def test_a_run_that_failed_is_repeated_and_the_failure_is_told_once(config: Path
         f"    retry: {{attempts: 3, wait: 10s}}\n    on_failure: '{__name__}:alarm'\n"
     )
     process = Process(config).start()
-    with pytest.raises(ValueError, match="no paper"):
-        process.scheduler.added["a"][1](to_datetime(HOUR))
-    with pytest.raises(ValueError, match="no ink"):
-        process.scheduler.once.pop("a:retry")(to_datetime(0))
+    assert str(process.scheduler.added["a"][1](to_datetime(HOUR))) == "no paper"
+    assert str(process.scheduler.once.pop("a:retry")(to_datetime(0))) == "no ink"
     process.scheduler.once.pop("a:retry")(to_datetime(0))
     assert told == [("a", "ValueError: no paper"), ("a", None)]
     assert process.scheduler.once == {}
     process.scheduler.added["a"][1](to_datetime(2 * HOUR))
-    with pytest.raises(ValueError, match="no paper"):
-        process.scheduler.added["a"][1](to_datetime(3 * HOUR))
+    assert str(process.scheduler.added["a"][1](to_datetime(3 * HOUR))) == "no paper"
+    assert [line.message for line in caplog.records if "until it works" in line.message] == [
+        "job a failed; until it works again, further failures are only in `lifebeat runs`"
+    ] * 2
+    assert caplog.text.count("job a works again") == 1
     assert told == [("a", "ValueError: no paper"), ("a", None), ("a", "ValueError: no paper")]
     process.stop()
 
@@ -731,3 +740,40 @@ def test_a_join_whose_answer_was_lost_is_left_again(config: Path) -> None:
     process.scheduler.once.pop(":begin")(process.application.now())
     life.stop()
     assert coordinator.left
+
+
+def test_runs_are_remembered(config: Path) -> None:
+    """Planned runs, those that came too late and those that were skipped have a row each, the claimed ones once."""
+    jobs(
+        config,
+        "  a: {run: 'RUN', every: 1h, once: application}\n"
+        f"  b: {{run: '{__name__}:fail', every: 1h}}\n"
+        "  z: {run: 'RUN', when: shutdown}\n",
+    )
+    process = Process(config).start()
+    assert process.life is not None
+    process.scheduler.added["a"][1](to_datetime(HOUR))
+    process.life.pass_over("a", to_datetime(HOUR), late=True)
+    process.scheduler.added["b"][1](to_datetime(HOUR))
+    process.life.pass_over("b", to_datetime(2 * HOUR), late=False)
+    process.stop()
+    found = history.read(process.application.state_dir(create=False))
+    assert sorted((one.job, one.outcome) for one in found) == [
+        ("a", "ok"),
+        ("b", "failed"),
+        ("b", "skipped"),
+        ("z", "ok"),
+    ]
+
+
+def test_a_failing_on_failure_is_only_logged(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever ``on_failure`` does, the run has its own outcome, and the next one comes."""
+    (config / "jobs.yaml").write_text(
+        f"jobs:\n  a: {{run: '{__name__}:fail', every: 1h, on_failure: '{__name__}:leave'}}\n"
+    )
+    process = Process(config).start()
+    assert str(process.scheduler.added["a"][1](to_datetime(HOUR))) == "no paper"
+    process.stop()
+    assert "on_failure of job a failed" in caplog.text
+    (run,) = history.read(process.application.state_dir(create=False))
+    assert run.reason == "ValueError: no paper"

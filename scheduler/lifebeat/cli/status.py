@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
 from lifebeat.cli.console import DONE, PROBLEM
+from lifebeat.errors import LifebeatError
 
 if TYPE_CHECKING:
     import argparse
@@ -38,11 +39,14 @@ def status(args: argparse.Namespace) -> int:
     found = look(application)
     problem = found["telemetry"] == "paused" or found["error"] is not None
     show = console.iso if args.json else console.spoken
+    said = summary(application, found)
+    if not args.json:
+        del found["failing"]  # it stands in the first sentence
     shown = {name: show(value) if name in _TIMES else value for name, value in found.items()}
     if args.json:
-        console.say_json({"summary": summary(application, found)} | shown)
+        console.say_json({"summary": said} | shown)
     else:
-        console.say(summary(application, found))
+        console.say(said)
         shown["engine"] = _in_words(found["engine"])
         known = {name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}
         console.say(console.pairs(known))
@@ -63,11 +67,33 @@ def look(application: Application) -> dict[str, Any]:
         delivered = [one["finished_at"] for one in entries if one["state"] == "delivered"]
         found["last_delivered"] = max(delivered, default=None)
     found["warning"] = application.dies_with_container
+    known = {spec.id for spec in application.load().specs if spec.enabled}
+    found["failing"] = [run for run in failing(application) if run["job"] in known]
     found["next_heartbeat"] = _next_heartbeat(application) if found["telemetry"] == "on" else None
     found["engine"] = engines.look(application.source.environ, application.settings.app_name)
     if application.record is not None and application.record.others:
         found["also_used_by"] = ", ".join(application.record.others)
     return found
+
+
+def failing(application: Application) -> list[dict[str, Any]]:
+    """Return the jobs that fail at present, each with its last run, for programs; none where that cannot be seen."""
+    from lifebeat import history
+    from lifebeat.cli.runs import as_dict
+
+    try:
+        found = history.failing(application.state_dir(create=False))
+    except LifebeatError:
+        return []
+    return list(map(as_dict, found.values()))
+
+
+def _failing_in_words(runs: list[dict[str, Any]]) -> str:
+    """Return the jobs that fail, with the reason where it is one; empty for none."""
+    if not runs:
+        return ""
+    reason = f" ({runs[0]['reason'] or runs[0]['outcome']})" if len(runs) == 1 else ""
+    return f"failing: {', '.join(run['job'] for run in runs)}{reason}"
 
 
 def _in_words(engine: dict[str, Any] | None) -> str | None:
@@ -100,7 +126,15 @@ def _next_heartbeat(application: Application) -> float | None:
 
 
 def summary(application: Application, found: dict[str, Any]) -> str:
-    """Return how it stands in one sentence."""
+    """Return how it stands in one sentence, and what fails at present."""
+    said, failing = _telemetry_in_words(application, found), _failing_in_words(found["failing"])
+    if not failing:
+        return said
+    first, dot, rest = said.partition(". ") if said.startswith("Off") else (said.removesuffix("."), ".", "")
+    return f"{first}; {failing}{dot}{rest}"
+
+
+def _telemetry_in_words(application: Application, found: dict[str, Any]) -> str:
     from lifebeat.text.durations import format_duration
 
     if found["telemetry"] == "off":
@@ -135,12 +169,13 @@ def _clock(moment: float, now: float) -> str:
 
 
 def _say_health(args: argparse.Namespace) -> int:
-    from lifebeat.cli.application import source_of
+    from lifebeat.cli.application import Application, source_of
     from lifebeat.host.health import ask
 
     healthy, reason = ask(source_of(args).config_dir)
+    fails = failing(Application(args)) if healthy else []  # without the job file: a probe imports nobody's modules
     if args.json:
-        console.say_json({"healthy": healthy, "reason": reason})
+        console.say_json({"healthy": healthy, "reason": reason, "failing": [run["job"] for run in fails]})
     else:
-        console.say(reason)
+        console.say("; ".join(filter(None, (reason, _failing_in_words(fails)))))
     return DONE if healthy else PROBLEM

@@ -11,6 +11,7 @@ from lifebeat import clock as clocks
 from lifebeat import consent, installation
 from lifebeat.context import JobContext
 from lifebeat.errors import ConfigError
+from lifebeat.history import History
 from lifebeat.jobfile import reader as jobfile
 from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.storage import state_dir as statedir
@@ -170,6 +171,16 @@ class Application:
             read_consent=self.consent,
             background=background,
             later=later,
+        )
+
+    def history(self) -> History:
+        """Return where runs are remembered; for who has opted out no file is made, and one that is there is used."""
+        return History(
+            self.state_dir(create=False),
+            clock=self.clock,
+            kept=lambda: self.source.read().run_history,
+            may_make=lambda: not (self.source.read().opted_out or self.load().opted_out),
+            warn=lambda message: self.say_once("history", message),
         )
 
     def say_once(self, key: str, message: str) -> None:

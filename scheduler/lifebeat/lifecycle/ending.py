@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lifebeat.clock import Deadline
+    from lifebeat.history import History
     from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.application import Application
     from lifebeat.lifecycle.membership import Membership
@@ -38,6 +39,7 @@ class Ending:
         scheduler: What it ran on.
         membership: The process's part in the application.
         specs: The jobs that might run.
+        history: Where runs are remembered.
         run_start_job: Runs a start job, unless it has run.
         call: Runs a job.
         deadline: Until when telemetry has time; the host's own shutdown jobs have their own.
@@ -50,8 +52,9 @@ class Ending:
     scheduler: Scheduler
     membership: Membership
     specs: list[JobSpec]
-    run_start_job: Callable[[JobSpec, datetime], None]
-    call: Callable[[JobSpec, datetime, timedelta | None], None]
+    history: History
+    run_start_job: Callable[[JobSpec, datetime], object]
+    call: Callable[[JobSpec, datetime, timedelta | None], object]
     deadline: Deadline
     until: Deadline
     has_left: threading.Event = field(default_factory=threading.Event)
@@ -102,6 +105,7 @@ class Ending:
         except Exception:
             self.application.logger.exception("the stop failed")
         finally:
+            self.history.close(self.deadline.left)
             self.membership.close()
             self.finished.set()
 
@@ -147,7 +151,7 @@ class Ending:
             timeout = left if timeout is None else min(timeout, left)
         self.call(spec, self.application.now(), timeout)
 
-    def _quietly(self, spec: JobSpec, work: Callable[[], None]) -> None:
+    def _quietly(self, spec: JobSpec, work: Callable[[], object]) -> None:
         try:
             work()
         except Exception:

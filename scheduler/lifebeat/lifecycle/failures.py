@@ -1,4 +1,4 @@
-"""Which jobs fail in this process: `on_failure:` hears of the beginning and of the end, not of each run."""
+"""Which jobs fail in this process: the log and ``on_failure:`` hear of the beginning and the end, not of each run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Failures:
 
     Args:
         runner: What calls the function of ``on_failure:``.
-        logger: Where to say that it failed itself.
+        logger: Where to say it.
     """
 
     def __init__(self, runner: Runner, logger: Logger) -> None:
@@ -29,8 +29,8 @@ class Failures:
         self._lock = threading.Lock()
         self._failing: set[str] = set()
 
-    def note(self, spec: JobSpec, instant: datetime, started: Moment, error: Exception | None) -> None:
-        """Note how a run has ended, and call ``on_failure:`` if that is another end than that of the run before.
+    def note(self, spec: JobSpec, instant: datetime, started: Moment, error: BaseException | None) -> None:
+        """Note how a run has ended, and tell if that is another end than that of the run before.
 
         Args:
             spec: The job.
@@ -41,11 +41,21 @@ class Failures:
         with self._lock:
             changes = (error is not None) != (spec.id in self._failing)
             self._failing ^= {spec.id} if changes else set()
-        if not changes or spec.on_failure is None:
+        if not changes:
+            return
+        if error is None:
+            self._logger.info("job %s works again", spec.id)
+        else:
+            self._logger.error(
+                "job %s failed; until it works again, further failures are only in `lifebeat runs`",
+                spec.id,
+                exc_info=error,
+            )
+        if spec.on_failure is None:
             return
         text = None if error is None else f"{type(error).__name__}: {error}"
         call = replace(spec, run=spec.on_failure, args={"job": spec.id, "error": text})
         try:
-            self._runner.call(call, instant, started)
-        except Exception:
+            self._runner.call_unnoted(call, instant, started)
+        except (Exception, SystemExit):
             self._logger.exception("on_failure of job %s failed", spec.id)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import clock as clocks
 from lifebeat.clock import Deadline
+from lifebeat.history import LeftBehind
 from lifebeat.lifecycle import plan as plans
 from lifebeat.lifecycle.application import offers
 from lifebeat.lifecycle.ending import Ending, beyond_deadline
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from lifebeat.history import Outcome
     from lifebeat.jobfile.spec import JobFile, JobSpec
     from lifebeat.lifecycle.application import Application
     from lifebeat.lifecycle.plan import Plan, Planned
@@ -87,8 +89,13 @@ class Life:
         self._running: Counter[str] = Counter()
         self._busy: set[str] = set()
         self._finalizers: list[Any] = []
+        self.history = application.history()
         self._runner = Runner(
-            application, event_loop=lambda: scheduler.event_loop, background=self._background, later=self._later
+            application,
+            self.history,
+            event_loop=lambda: scheduler.event_loop,
+            background=self._background,
+            later=self._later,
         )
         self._failures = Failures(self._runner, application.logger)
         forks.in_child(self.forget)
@@ -165,12 +172,12 @@ class Life:
                 else:
                     self._add_once(spec.id, AT_ONCE, partial(self._run_start_job, spec), is_hosts=True)
 
-    def _run_start_job(self, spec: JobSpec, moment: datetime) -> None:
+    def _run_start_job(self, spec: JobSpec, moment: datetime) -> BaseException | None:
         with self._lock:
             if spec.id in self._begun:
-                return
+                return None
             self._begun.add(spec.id)
-        self.call(spec, moment)
+        return self.call(spec, moment)
 
     # -- the plan ----------------------------------------------------------------------------------------------------
 
@@ -222,46 +229,51 @@ class Life:
         if make_up and plans.is_shared(spec):
             self._scheduler.add_once(f"{spec.id}:missed", AT_ONCE, partial(self._make_up, spec, instants, jitter))
 
-    def _make_up(self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], _: datetime) -> None:
+    def _make_up(
+        self, spec: JobSpec, instants: Instants, jitter: Callable[[int], int], _: datetime
+    ) -> BaseException | None:
         """Run the latest instant that came while no process was there, if one did."""
         now = int(self.application.clock.time() * SECOND)
         due = instants.latest(now)
         if due is not None and due + jitter(due) > now:
             due = instants.latest(due - 1)
         if due is None or spec.id not in self._plan:
-            return
+            return None
         try:
             last = self._membership.latest_or_skip(spec.id, due)
         except Unavailable as error:
             self._membership.begin_outage(error)
             self._add_once(f"{spec.id}:missed", ASK_AGAIN, partial(self._make_up, spec, instants, jitter))
-            return
-        if last is not None and last < due and not _is_too_late(spec, now - due):
-            self._fire(spec.id, to_datetime(due))
+            return None
+        if last is None or last >= due:
+            return None
+        if _is_too_late(spec, now - due):
+            self.pass_over(spec.id, to_datetime(due), late=True)
+            return None
+        return self._fire(spec.id, to_datetime(due))
 
     # -- run ---------------------------------------------------------------------------------------------------------
 
-    def _fire(self, job_id: str, at: datetime) -> None:
-        """Run a job for its instant, if it is this process's to run."""
+    def _fire(self, job_id: str, at: datetime) -> BaseException | None:
+        """Run a job for its instant, if it is this process's to run; return what went wrong in it."""
         planned, instant = self._plan.get(job_id), to_instant(at)
         if planned is None or not self.is_alive:
-            return
+            return None
         spec = planned.spec
         if not plans.is_shared(spec):
-            if self._is_new(job_id, instant):
-                self.call(spec, at)
-            return
+            return self.call(spec, at) if self._is_new(job_id, instant) else None
         is_ours = self._membership.claim(job_id, instant)
         if is_ours is None:
             name = f"{job_id}:again" if spec.coalesce else f"{job_id}:again:{instant}"
             self._add_once(name, ASK_AGAIN, lambda _: self._fire(job_id, at))
         elif is_ours:
             try:
-                self.call(spec, at)
+                return self.call(spec, at)
             finally:
                 self._membership.end(job_id, instant)
+        return None
 
-    def run_claimed(self, job_id: str, instant: int) -> None:
+    def run_claimed(self, job_id: str, instant: int) -> BaseException | None:
         """Run what an engine's queue has brought to this process.
 
         While as many runs as may be are under way, a job that coalesces is skipped if a later instant follows, as
@@ -280,7 +292,8 @@ class Life:
         late = int(self.application.clock.time() * SECOND) - instant - plans.jitter(spec, planned.seed)(instant)
         if _is_too_late(spec, late):
             self.application.logger.warning("job %s: the run was missed by %.1f s", job_id, late / SECOND)
-            return
+            self.pass_over(job_id, to_datetime(instant), late=True)
+            return None
         with self._lock:
             if has_room := self._running[job_id] < spec.max_instances:
                 self._running[job_id] += 1
@@ -289,12 +302,21 @@ class Life:
             if not spec.coalesce or instants is None or instants.after(instant) is None:
                 raise Busy(f"job {job_id}: {spec.max_instances} under way")
             self.application.logger.warning("job %s: a run was skipped, as one is still running", job_id)
-            return
+            self.pass_over(job_id, to_datetime(instant), late=False)
+            return None
         try:
-            self.call(spec, to_datetime(instant))
+            return self.call(spec, to_datetime(instant))
         finally:
             with self._lock:
                 self._running[job_id] -= 1
+
+    def pass_over(self, job_id: str, instant: datetime, late: bool) -> None:
+        """Remember that an instant was not run: it came too late, or as many runs as may be were under way."""
+        planned = self._plan.get(job_id)
+        if planned is not None:
+            shared, reason = plans.is_shared(planned.spec), None if late else "as many as may be were running"
+            outcome: Outcome = "missed" if late else "skipped"
+            self.history.pass_over(job_id, to_instant(instant), outcome, reason, shared=shared)
 
     def _is_new(self, job_id: str, instant: int) -> bool:
         """Return whether the process has not run an instant yet: a clock that is set back shows it once more."""
@@ -306,7 +328,9 @@ class Life:
                 del self._ran[next(iter(self._ran))]
             return True
 
-    def call(self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None, attempt: int = 1) -> None:
+    def call(
+        self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None, attempt: int = 1
+    ) -> BaseException | None:
         """Run a job in this thread; a run that failed is repeated as ``retry:`` says.
 
         Args:
@@ -315,25 +339,25 @@ class Life:
             timeout: How long it may take; ``None`` for the job's own timeout.
             attempt: How many times it has been called for that instant, this one included.
 
-        Raises:
-            Exception: What a host's job raises.
+        Returns:
+            What a host's job has raised, which has been said; ``None`` if it ended well.
         """
         joined = self._membership.joined
         started = joined.started if joined is not None and plans.is_shared(spec) else self._started
+        failed: BaseException | None = None
         try:
-            self._runner.call(spec, instant, started, timeout=timeout)
-        except Exception as error:
-            if spec.retry is not None and attempt < spec.retry.attempts:
+            self._runner.call(spec, instant, started, timeout=timeout, attempt=attempt)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is said, and returned; sys.exit() ends no thread
+            failed = error
+            if spec.retry is not None and attempt < spec.retry.attempts and not isinstance(error, LeftBehind):
                 wait = spec.retry.wait * 2 ** (attempt - 1)
                 again = partial(self._call_again, spec, instant, attempt + 1)
                 self._add_once(f"{spec.id}:retry", wait, again, is_hosts=True)
-            self._failures.note(spec, instant, started, error)
-            raise
-        self._failures.note(spec, instant, started, None)
+        self._failures.note(spec, instant, started, failed)
+        return failed
 
-    def _call_again(self, spec: JobSpec, instant: datetime, attempt: int, _: datetime) -> None:
-        if spec.id in self._plan:
-            self.call(spec, instant, attempt=attempt)
+    def _call_again(self, spec: JobSpec, instant: datetime, attempt: int, _: datetime) -> BaseException | None:
+        return self.call(spec, instant, attempt=attempt) if spec.id in self._plan else None
 
     def _background(self, name: str, work: Callable[[], None]) -> None:
         with self._lock:
@@ -356,7 +380,7 @@ class Life:
         self._add_once(name, delay, lambda _: work())
 
     def _add_once(
-        self, name: str, delay: timedelta, run: Callable[[datetime], None], *, is_hosts: bool = False
+        self, name: str, delay: timedelta, run: Callable[[datetime], BaseException | None], *, is_hosts: bool = False
     ) -> None:
         with self._lock:
             if self.is_alive:
@@ -468,6 +492,7 @@ class Life:
                 scheduler=self._scheduler,
                 membership=self._membership,
                 specs=self._specs,
+                history=self.history,
                 run_start_job=self._run_start_job,
                 call=self.call,
                 deadline=deadline,

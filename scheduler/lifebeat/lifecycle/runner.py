@@ -7,7 +7,9 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.history import LeftBehind
 from lifebeat.jobfile import targets
+from lifebeat.schedule.instants import to_instant
 from lifebeat.storage import threads
 from lifebeat.storage.forks import guard
 
@@ -16,10 +18,9 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from lifebeat.clock import Moment
+    from lifebeat.history import History
     from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.application import Application
-
-LEFT_BEHIND = "job %s did not end within its timeout of %g s and was left behind"
 
 
 class Runner:
@@ -27,6 +28,7 @@ class Runner:
 
     Args:
         application: What it runs.
+        history: Where its runs are remembered.
         event_loop: Returns the asyncio loop that the scheduler runs on; ``None`` if it runs in threads.
         background: What a job's context offers for work in a thread.
         later: What a job's context offers for work after some time.
@@ -35,12 +37,14 @@ class Runner:
     def __init__(
         self,
         application: Application,
+        history: History,
         *,
         event_loop: Callable[[], Any],
         background: Callable[[str, Callable[[], None]], object],
         later: Callable[[str, timedelta, Callable[[], None]], None],
     ) -> None:
         self._application = application
+        self._history = history
         self._event_loop = event_loop
         self._background = background
         self._later = later
@@ -53,8 +57,10 @@ class Runner:
         *,
         timeout: timedelta | None = None,
         uptime: timedelta | None = None,
+        by_hand: bool = False,
+        attempt: int = 1,
     ) -> None:
-        """Run a job in this thread.
+        """Run a job in this thread, and remember that.
 
         Args:
             spec: The job.
@@ -62,11 +68,42 @@ class Runner:
             started: When the application started, or for a job of the process the process.
             timeout: How long it may take; ``None`` for the job's own timeout.
             uptime: How long ago ``started`` was; ``None`` for now.
+            by_hand: Whether somebody ordered it.
+            attempt: How many times it has been called for that instant, this one included.
 
         Raises:
+            LeftBehind: It did not end in time, and goes on.
             Exception: What a host's job raises. Telemetry's failures are logged, once each.
         """
         timeout = spec.timeout if timeout is None else timeout
+        seconds = None if timeout is None else timeout.total_seconds()
+        shared = spec.once == "application"
+        try:
+            with self._history.run(
+                spec.id, to_instant(instant), shared=shared, timeout=seconds, by_hand=by_hand, attempt=attempt
+            ):
+                self.call_unnoted(spec, instant, started, timeout=timeout, uptime=uptime)
+        except Exception as error:
+            if not spec.is_telemetry:
+                raise
+            self._application.say_once(f"{spec.id}:{error}", f"{spec.id}: {error}")
+            self._application.logger.debug("job %s failed", spec.id, exc_info=True)
+
+    def call_unnoted(
+        self,
+        spec: JobSpec,
+        instant: datetime,
+        started: Moment,
+        *,
+        timeout: timedelta | None = None,
+        uptime: timedelta | None = None,
+    ) -> None:
+        """Call a job's function in this thread, as ``call`` does, and remember nothing.
+
+        Raises:
+            LeftBehind: It did not end in time, and goes on.
+            Exception: What the function raises.
+        """
         with guard:  # a child that is forked while another thread imports would wait for that thread for ever
             target = targets.find(spec.run)
         args = dict(spec.args)
@@ -80,16 +117,10 @@ class Runner:
                 background=self._background,
                 later=self._later,
             )
-        try:
-            if inspect.iscoroutinefunction(target) or timeout is None or spec.is_telemetry:
-                self._await(target(**args), timeout)
-            else:
-                self._within(spec, timeout.total_seconds(), partial(target, **args))
-        except Exception as error:
-            if not spec.is_telemetry:
-                raise
-            self._application.say_once(f"{spec.id}:{error}", f"{spec.id}: {error}")
-            self._application.logger.debug("job %s failed", spec.id, exc_info=True)
+        if inspect.iscoroutinefunction(target) or timeout is None or spec.is_telemetry:
+            self._await(target(**args), timeout)
+        else:
+            self._within(spec, timeout.total_seconds(), partial(target, **args))
 
     def _within(self, spec: JobSpec, seconds: float, work: Callable[[], Any]) -> None:
         """Run a function that cannot be cancelled, and leave it behind when its time is up."""
@@ -107,7 +138,7 @@ class Runner:
         if not threads.start(spec.id, keep):
             work()
         elif not done.wait(seconds):
-            self._application.logger.warning(LEFT_BEHIND, spec.id, seconds)
+            raise LeftBehind(f"job {spec.id} did not end within its timeout of {seconds:g} s and was left behind")
         if failed:
             raise failed[0]
 

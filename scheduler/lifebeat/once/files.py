@@ -56,11 +56,13 @@ class FileCoordinator:
     Args:
         directory: The state directory, the same for all processes; made if it is not there.
         clock: For the times that are returned and kept.
+        remembers: Returns whether runs are remembered, so that each claim makes a row of ``history``.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock) -> None:
+    def __init__(self, directory: Path, *, clock: Clock, remembers: Callable[[], bool] = lambda: False) -> None:
         self._directory = directory
         self._clock = clock
+        self._remembers = remembers
         self._database = Database(directory / state_dir.DATABASE_FILE, rows.SCHEMA, warn=_warn)
         self._lock = FileLock(directory / LOCK_FILE)
         self._joined: Joined | None = None
@@ -119,10 +121,18 @@ class FileCoordinator:
         True for one caller over all processes and restarts, as long as the instant is among the last 100 claimed for
         that job. Which those are does not depend on the time, so that a clock that jumps forth and back harms nothing.
         """
-        return self._run(partial(rows.claim, job_id, instant, self._now()), "create", missing=False)
+        remembers, now = self._remembers(), self._now()
+
+        def claim(connection: Connection) -> bool:
+            is_ours = rows.claim(job_id, instant, now, connection)
+            if is_ours and remembers:
+                rows.begin_run(job_id, instant, now, connection)
+            return is_ours
+
+        return self._run(claim, "create", missing=False)
 
     def skip(self, job_id: str, instant: int) -> None:
-        """Count an instant as done without a run, where a job has no claims yet."""
+        """Count an instant as done without a run."""
         self._run(partial(rows.skip, job_id, instant), "create", None)
 
     def end(self, job_id: str, instant: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -53,6 +54,28 @@ def world() -> str | None:
         return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()} {(_PROC / 'self/ns/pid').readlink()}"
     except OSError:
         return None
+
+
+def origin() -> str:
+    """Return what tells this process from every other that had or will have its pid; empty without ``/proc``."""
+    return _origin(os.getpid())
+
+
+@cache
+def _origin(pid: int) -> str:
+    here, found = world(), find(pid)
+    return "" if here is None or found is None else f"{here} {found.started}"
+
+
+def is_gone(pid: int, origin: str) -> bool:
+    """Return whether a process is known to have ended; one in another container of this boot cannot be seen."""
+    here, (there, _, started) = world(), origin.rpartition(" ")
+    if here is None or not there:
+        return False
+    if here != there:
+        return here.partition(" ")[0] != there.partition(" ")[0]
+    found = find(pid)
+    return found is None or str(found.started) != started
 
 
 def now() -> int:

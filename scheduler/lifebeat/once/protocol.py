@@ -15,9 +15,10 @@ from lifebeat.errors import LifebeatError
 if TYPE_CHECKING:
     from lifebeat.clock import Moment
 
-RunInstant = Callable[[str, int], None]
-"""Run a job (its ID) for an instant (microseconds since the epoch), in the calling thread; raises what the job does.
+RunInstant = Callable[[str, int], BaseException | None]
+"""Run a job (its ID) for an instant (microseconds since the epoch), in the calling thread.
 
+Returns what a host's job has raised, which has been said and remembered; ``None`` if it ended well.
 Raises ``UnknownJob`` or ``Busy`` where this process does not run it; an engine then tries again, here or elsewhere.
 """
 
@@ -96,10 +97,7 @@ class Coordinator(Protocol):
         ...
 
     def skip(self, job_id: str, instant: int) -> None:
-        """Count an instant as done without a run, where a job is seen for the first time and has no claims yet.
-
-        It is the latest one then. A process that came before that instant, and has it due, may still claim it.
-        """
+        """Count an instant as done without a run, where a job is seen for the first time and has no claims yet."""
         ...
 
     def end(self, job_id: str, instant: int) -> None:

@@ -1,4 +1,4 @@
-"""The rows that processes of one machine share: the run, who has joined, which instants are claimed.
+"""The rows that processes of one machine share: the run, who has joined, which instants are claimed, and their runs.
 
 All of it is done inside a transaction of the database, in which one process is at a time.
 """
@@ -41,7 +41,11 @@ SCHEMA = {
     "claim": """CREATE TABLE claim (
         number INTEGER PRIMARY KEY, job TEXT NOT NULL, instant INTEGER NOT NULL, UNIQUE (job, instant)
     )""",
-    "skipped": "CREATE TABLE skipped (job TEXT PRIMARY KEY, instant INTEGER NOT NULL)",
+    "runs": """CREATE TABLE runs (
+        number INTEGER PRIMARY KEY, job TEXT NOT NULL, instant INTEGER NOT NULL, scope TEXT NOT NULL,
+        begun REAL NOT NULL, took REAL, outcome TEXT NOT NULL, attempts INTEGER NOT NULL, by_hand INTEGER NOT NULL,
+        reason TEXT, pid INTEGER NOT NULL, origin TEXT NOT NULL, UNIQUE (job, instant, scope)
+    )""",
     "forgotten": "CREATE TABLE forgotten (job TEXT PRIMARY KEY, instant INTEGER NOT NULL)",
 }
 
@@ -184,16 +188,25 @@ def claim(job_id: str, instant: int, now: int, connection: Connection) -> bool:
     return True
 
 
+def begin_run(job_id: str, instant: int, now: int, connection: Connection) -> None:
+    """Remember that this process has begun what it has claimed, so that no claim is without a row of ``history``."""
+    connection.execute(
+        "INSERT INTO runs (job, instant, scope, begun, outcome, attempts, by_hand, pid, origin)"
+        " VALUES (?, ?, '', ?, 'running', 1, 0, ?, ?) ON CONFLICT (job, instant, scope) DO UPDATE SET"
+        " begun = excluded.begun, took = NULL, outcome = 'running', reason = NULL,"
+        " pid = excluded.pid, origin = excluded.origin",
+        (job_id, instant, now / 1_000_000, os.getpid(), processes.origin()),
+    )
+
+
 def skip(job_id: str, instant: int, connection: Connection) -> None:
-    """Count an instant of a new job as done; a process that came earlier, and has it due, may still take it."""
-    connection.execute("INSERT OR IGNORE INTO skipped (job, instant) VALUES (?, ?)", (job_id, instant))
+    """Take a job's instant without running it."""
+    connection.execute("INSERT OR IGNORE INTO claim (job, instant) VALUES (?, ?)", (job_id, instant))
 
 
 def latest(job_id: str, now: int, connection: Connection) -> int | None:
-    """Return the latest instant that is taken or skipped; what a clock that was ahead has claimed says nothing."""
-    both = "SELECT job, instant FROM claim UNION ALL SELECT job, instant FROM skipped"
-    query = f"SELECT max(instant) FROM ({both}) WHERE job = ? AND instant <= ?"  # noqa: S608 - no value in it
-    row = connection.execute(query, (job_id, now)).fetchone()
+    """Return the latest instant that is taken; what a clock that was ahead has claimed says nothing."""
+    row = connection.execute("SELECT max(instant) FROM claim WHERE job = ? AND instant <= ?", (job_id, now)).fetchone()
     return None if row is None else row[0]
 
 

@@ -107,8 +107,10 @@ def _run(job: Any, run_times: list[datetime]) -> list[JobExecutionEvent]:
 
 def _run_once(job: Any, run_time: datetime) -> JobExecutionEvent:
     try:
-        value = job.func(run_time.astimezone(UTC))
+        value: object = job.func(run_time.astimezone(UTC))
     except BaseException as error:  # a job that calls sys.exit() ends neither its thread nor its further runs
         logger.exception("job %s failed", job.name)
-        return JobExecutionEvent(EVENT_JOB_ERROR, job.id, ALIAS, run_time, exception=error, traceback="")
+        value = error
+    if isinstance(value, BaseException):
+        return JobExecutionEvent(EVENT_JOB_ERROR, job.id, ALIAS, run_time, exception=value, traceback="")
     return JobExecutionEvent(EVENT_JOB_EXECUTED, job.id, ALIAS, run_time, retval=value)

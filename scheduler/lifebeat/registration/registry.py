@@ -14,7 +14,13 @@ from datetime import UTC, datetime, timedelta
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
-from apscheduler.events import EVENT_ALL_JOBS_REMOVED, EVENT_SCHEDULER_SHUTDOWN, EVENT_SCHEDULER_STARTED
+from apscheduler.events import (
+    EVENT_ALL_JOBS_REMOVED,
+    EVENT_JOB_MAX_INSTANCES,
+    EVENT_JOB_MISSED,
+    EVENT_SCHEDULER_SHUTDOWN,
+    EVENT_SCHEDULER_STARTED,
+)
 from apscheduler.jobstores.base import JobLookupError
 
 from lifebeat.registration.executor import ALIAS, DaemonExecutor
@@ -25,7 +31,8 @@ if TYPE_CHECKING:
     from lifebeat.registration.triggers import InstantTrigger
     from lifebeat.schedule.instants import Instants
 
-Run = Callable[[datetime], None]
+Run = Callable[[datetime], BaseException | None]
+"""Run for a moment; return what a job of the host's raised, which has been said, and raise what is not foreseen."""
 _attached: weakref.WeakValueDictionary[int, Registry] = weakref.WeakValueDictionary()
 
 
@@ -36,16 +43,25 @@ class Registry:
         scheduler: Any APScheduler 3 scheduler.
         started: Called when it has started, and at once if it is running already.
         stopped: Called when it has stopped; the argument says whether on an event loop, which must not be held up.
+        passed_over: Called with a job's ID and its instant where APScheduler did not run it, and whether that was since
+            it was too late, and not since as many runs as may be were under way.
         handle: What the host was given for it.
     """
 
     def __init__(
-        self, scheduler: Any, *, started: Callable[[], None], stopped: Callable[[bool], None], handle: Any = None
+        self,
+        scheduler: Any,
+        *,
+        started: Callable[[], None],
+        stopped: Callable[[bool], None],
+        passed_over: Callable[[str, datetime, bool], None] = lambda job_id, instant, late: None,  # noqa: ARG005
+        handle: Any = None,
     ) -> None:
         self.handle = handle
         self._scheduler = scheduler
         self._started = started
         self._stopped = stopped
+        self._passed_over = passed_over
         self._executor = DaemonExecutor()
         self._store = Store()
         self._jobs: dict[str, dict[str, Any]] = {}
@@ -57,6 +73,7 @@ class Registry:
         """Follow the scheduler's life from here on."""
         _attached[id(self._scheduler)] = self
         mask = EVENT_SCHEDULER_STARTED | EVENT_SCHEDULER_SHUTDOWN | EVENT_ALL_JOBS_REMOVED
+        mask |= EVENT_JOB_MAX_INSTANCES | EVENT_JOB_MISSED
         self._scheduler.add_listener(self._on_event, mask)
         if self._scheduler.running:
             self._on_started()
@@ -141,9 +158,9 @@ class Registry:
 
         moment = datetime.now(tz=UTC) + delay
 
-        def once(fired: datetime) -> None:
+        def once(fired: datetime) -> BaseException | None:
             self.remove(job_id)
-            run(fired)
+            return run(fired)
 
         work: Any = once
         work.is_hosts = is_hosts
@@ -209,9 +226,20 @@ class Registry:
             self._jobs.clear()
             self._release_hub()
             self._on_stopped()
+        elif event.code in {EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED}:
+            if event.jobstore == ALIAS:
+                self._on_passed_over(event)
         elif event.alias in {None, ALIAS} and self._scheduler.running:
             for job_id in list(self._jobs):  # a host that removes its own jobs does not mean these
                 self._register(job_id)
+
+    def _on_passed_over(self, event: Any) -> None:
+        job_id = event.job_id.removeprefix(f"{ALIAS}:")
+        trigger: Any = self._jobs.get(job_id, {}).get("trigger")
+        late = event.code == EVENT_JOB_MISSED
+        times: list[datetime] = [event.scheduled_run_time] if late else event.scheduled_run_times
+        for fired in times if hasattr(trigger, "instant_of") else ():
+            self._passed_over(job_id, trigger.instant_of(fired), late)
 
     def _on_started(self) -> None:
         self._hold_hub()
@@ -253,9 +281,9 @@ class _Firing:
         self._trigger = trigger
         self.is_hosts = is_hosts
 
-    def __call__(self, fired: datetime | None = None) -> None:
+    def __call__(self, fired: datetime | None = None) -> BaseException | None:
         """Run for this moment; called by another than the executor, as by a page that runs jobs by hand."""
-        self._run(self._trigger.instant_of(fired or datetime.now(tz=UTC)))
+        return self._run(self._trigger.instant_of(fired or datetime.now(tz=UTC)))
 
 
 def handle_of(scheduler: Any) -> Any:

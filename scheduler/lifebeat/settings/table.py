@@ -7,6 +7,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -173,6 +174,12 @@ PROJECT_KEY = Kind(
 )
 IDENTITY = _choice("installation", "monthly", "none")
 NEW_FIELDS = _choice("ask", "send")
+LENGTH = Kind(
+    "duration",
+    f"{durations.ALLOWED}, or 0s for not at all",
+    partial(_parse_duration, zero=True),
+    _DURATION_SCHEMA,
+)
 COUNT = Kind("number", "a whole number from 1 up", _parse_count, {"type": "integer", "minimum": 1})
 
 
@@ -296,6 +303,12 @@ KEYS: tuple[Key, ...] = (
         timedelta(days=30),
         "How long an event may be pending; after that it is dropped, and the ledger says so.",
     ),
+    Key(
+        "runHistory",
+        LENGTH,
+        timedelta(days=30),
+        "How long the runs of jobs are remembered, for `lifebeat runs`; of each job the last 2,000. `0s`: not at all.",
+    ),
     Key("appName", TEXT, None, "The application's name: for log lines and the fallback directory; never sent."),
     Key("appVersion", TEXT, None, "The application's version, sent as `app_version`."),
     Key("releaseVersion", TEXT, None, "The release that is running, sent as `release`; `appVersion` where not given."),
@@ -345,6 +358,7 @@ class Settings:
     outbox_age: timedelta
     identity: str
     new_fields: str
+    run_history: timedelta
     app_name: str | None
     app_version: str | None
     release_version: str | None

@@ -103,7 +103,6 @@ class CeleryCoordinator:
         answers = self._asked(leave, timeout)
         if not answers:
             raise Unavailable("Redis does not say whether this was the last process")
-        self._has_asked = False
         return answers[0]
 
     def _asked(self, question: Callable[[], T], timeout: float) -> list[T]:
@@ -154,10 +153,12 @@ class CeleryCoordinator:
 
         Raises:
             Busy: The life has not begun, or is over.
+            BaseException: What a host's job has raised, for Celery to note.
         """
         if self._run is None or self._closed.is_set():
             raise Busy(f"job {due.job_id}: this process stops")
-        self._run(*due)
+        if (error := self._run(*due)) is not None:
+            raise error
 
     def _offer(self, due: Due) -> bool:
         """Hand an instant over; what fails is offered again in a few seconds, by whichever process sees it."""

@@ -176,7 +176,9 @@ class _Child:
         self.shared = shared
         self._application = application
         self._later: dict[str, object] = {}
-        self._runner = Runner(application, event_loop=lambda: None, background=threads.start, later=self._run_later)
+        self._runner = Runner(
+            application, application.history(), event_loop=lambda: None, background=threads.start, later=self._run_later
+        )
 
     def find(self, job_id: str) -> JobSpec:
         """Return the job, if this process may run it.

@@ -1,0 +1,115 @@
+"""The commands about runs of jobs: what has run."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from lifebeat.cli import console, options
+from lifebeat.cli.console import DONE
+from lifebeat.errors import LifebeatError
+from lifebeat.schedule.instants import SECOND
+from lifebeat.text.hints import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lifebeat.cli.application import Application
+    from lifebeat.cli.options import CommandLine
+    from lifebeat.history import Run
+
+
+def add_commands(line: CommandLine) -> None:
+    """Add the commands of this family."""
+    showing = line.add("runs", runs)
+    showing.add_argument("job", metavar="JOB", nargs="?", help="only this job")
+    showing.add_argument("--failed", action="store_true", help="only runs that did not end well, and missed ones")
+    showing.add_argument(
+        "--since", metavar="DURATION|TIME", type=moment, help="such as 24h, or 2027-03-01T09:30 in UTC"
+    )
+    showing.add_argument(
+        "--count", type=options.count, metavar="N", default=50, help="how many runs, newest first (default 50)"
+    )
+
+
+def moment(text: str) -> float:
+    """Read a moment, in seconds since the epoch; a duration is so long ago."""
+    from lifebeat.clock import SystemClock
+    from lifebeat.text.durations import parse_duration
+
+    try:
+        return SystemClock().time() - parse_duration(text).total_seconds()
+    except ValueError as error:
+        return _time(text, str(error))
+
+
+def _time(text: str, otherwise: str) -> float:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{text!r} {otherwise}; or a time such as 2027-03-01T09:30"
+        raise argparse.ArgumentTypeError(message) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+_HEADINGS = ("began (UTC)", "job", "planned for", "outcome", "took", "attempts", "process", "reason")
+
+
+def runs(args: argparse.Namespace) -> int:
+    """Show the runs of jobs, newest first: when, for which instant, how they ended, and why."""
+    from lifebeat import history
+    from lifebeat.cli.application import Application
+
+    application = Application(args)
+    if application.unseen:
+        raise LifebeatError(f"what ran cannot be seen: {application.unseen}")
+    state, since = application.state_dir(create=False), args.since or 0.0
+    found = history.read(state, job=args.job, since=since, failed=args.failed, limit=args.count)
+    if not found and args.job is not None:
+        check_job(application, args.job, history.read(state, limit=history.KEPT_RUNS))
+    if args.json:
+        console.say_json(list(map(as_dict, found)))
+    elif found:
+        console.say(console.table(_HEADINGS, map(_row, found)))
+    else:
+        console.say("no such run is remembered" if application.settings.run_history else "runs are not remembered")
+    return DONE
+
+
+def check_job(application: Application, job: str, remembered: Iterable[Run] = ()) -> None:
+    """Let the names of jobs pass.
+
+    Raises:
+        LifebeatError: There is no job of that name; which one may be meant.
+    """
+    known = dict.fromkeys((*(spec.id for spec in application.load().specs), *(run.job for run in remembered)))
+    if job not in known:
+        hint = did_you_mean(job, known) or f" (there are: {', '.join(known) or 'none'})"
+        raise LifebeatError(f"there is no job {job!r}{hint}")
+
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """Return a run for programs."""
+    never = run.outcome in {"skipped", "missed"}
+    return {
+        "job": run.job,
+        "instant": console.iso(run.instant / SECOND),
+        "begun": None if never else console.iso(run.begun),
+        "ended": None if never else console.iso(run.ended),
+        "seconds": None if never or run.took is None else round(run.took, 6),
+        "outcome": run.outcome,
+        "reason": run.reason,
+        "attempts": run.attempts,
+        "by_hand": run.by_hand,
+        "process": run.pid,
+    }
+
+
+def _row(run: Run) -> tuple[Any, ...]:
+    shown = as_dict(run)
+    took = None if shown["seconds"] is None else f"{run.took:.3f} s"
+    began = console.spoken(run.begun) if shown["begun"] else None
+    planned = "by hand" if run.by_hand else console.spoken(run.instant / SECOND)
+    attempts = run.attempts if run.attempts > 1 else None
+    return (began, run.job, planned, run.outcome, took, attempts, run.pid, run.reason)
