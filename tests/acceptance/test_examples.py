@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import generate
 from hosts import end, eventually
+from lifebeat.cli import init
+from redisserver import RedisServer
 from test_workers import INSTANCE_ID, INTERVAL, check, told
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
     from hosts import Installation
     from lifebeat.testing import PostHogServer
@@ -42,6 +46,7 @@ class Example:
         code: The exit status after SIGTERM.
         beats: How many heartbeats to wait for; two can share an instant, and after three each job every second has run.
         prints: What its standard output holds.
+        needs_redis: Whether it takes a Redis, which ``CELERY_BROKER_URL`` tells it.
     """
 
     command: str
@@ -51,10 +56,13 @@ class Example:
     code: int = 0
     beats: int = 2
     prints: tuple[str, ...] = ()
+    needs_redis: bool = False
 
 
 UVICORN = r"INFO: .*"
-NOTICE = r"notes sends anonymous telemetry .*"
+# What it says of root, and Kombu of a task that comes while it stops.
+CELERY = r".*(?:SecurityWarning|security_error|Requeuing undeliverable).*|Please.*|User information.*|absolutely.*|"
+NOTICE = r"(?:[-\d]+ [:,\d]+ INFO lifebeat: |\[.*/MainProcess\] )?notes sends anonymous telemetry .*"
 CASES = {
     "fastapi_lifespan": Example("uvicorn app:app", UVICORN, serves="--port={}", code=-signal.SIGTERM),
     "flask_apscheduler": Example(
@@ -69,8 +77,20 @@ CASES = {
     "asyncio_script": Example("python main.py"),
     "gunicorn": Example("gunicorn", r"\[.*\] \[INFO\] .*", serves="--bind=127.0.0.1:{}"),
     "uvicorn_workers": Example("uvicorn app:app --workers 2", UVICORN, serves="--port={}"),
+    "celery_worker": Example("celery -A notes worker", CELERY, needs_redis=True),
+    "standalone": Example(
+        "python main.py run", r"[-\d]+ [:,\d]+ INFO lifebeat: (?:started;.*|stopping|stopped)", code=-signal.SIGTERM
+    ),
     "own_scheduler": Example("python scheduler.py", code=-signal.SIGTERM, beats=3, prints=("emptied the bin", "saved")),
 }
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """A Redis."""
+    made = RedisServer()
+    yield made
+    made.close()
 
 
 def copied(installation: Installation, name: str) -> None:
@@ -127,14 +147,18 @@ def started(installation: Installation, example: Example, variables: dict[str, s
     return process
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak) if one.needs_redis else name for name, one in CASES.items()]
+)
 def test_example_reports_start_heartbeats_and_stop(
-    installation: Installation, receiver: PostHogServer, name: str
+    installation: Installation, receiver: PostHogServer, name: str, request: pytest.FixtureRequest
 ) -> None:
     """One startup, a heartbeat for each instant, one shutdown, its exit status, and nothing unexpected on stderr."""
     copied(installation, name)
-    example = CASES[name]
-    process = started(installation, example, environ(receiver))
+    example, variables = CASES[name], environ(receiver)
+    if example.needs_redis:
+        variables["CELERY_BROKER_URL"] = request.getfixturevalue("redis").url
+    process = started(installation, example, variables)
     receiver.wait_for(lambda server: server.names().count("heartbeat") >= example.beats, timeout=20)
     code, out, err = end(process)
     check(Counter(event for _, event in told(receiver)), receiver)
@@ -147,6 +171,14 @@ def test_example_reports_start_heartbeats_and_stop(
 def test_every_example_is_run() -> None:
     """An example without a test, or a test without an example, is noticed."""
     assert sorted(CASES) == sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+
+
+def test_each_example_that_init_prints_is_started_as_it_says() -> None:
+    """The command before the code that ``lifebeat init --host`` prints is the one that the example is run by here."""
+    examples = {host: Path(path).parts[1] for host, path in generate.HOST_CODE.items()}
+    assert {host: code.run for host, code in init.HOSTS.items()} == {
+        host: CASES[name].command for host, name in examples.items()
+    }
 
 
 def test_the_job_file_of_own_jobs_is_checked_as_its_page_says(installation: Installation) -> None:

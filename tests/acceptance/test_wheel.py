@@ -42,6 +42,7 @@ NEEDED = {
     "lifebeat_jobs/telemetry.py",
     "lifebeat/config/jobs.yaml",
     "lifebeat/config/defaults.yaml",
+    "lifebeat/config/hosts/flask.py",
     "lifebeat/config/schema/jobs.schema.json",
 }
 SECRET = f"phc_{uuid4().hex}"

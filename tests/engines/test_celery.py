@@ -64,13 +64,15 @@ def runs_after(cluster: CeleryCluster, moment: float) -> int:
 def test_every_instant_runs_once_on_every_kind_of_pool(installation: Installation, redis: RedisServer) -> None:
     """Workers with processes, with threads and with neither: each (job, instant) runs exactly once, on the grid."""
     cluster = CeleryCluster(installation, redis.url, jobs=8, every="500ms", fields="coalesce: false")
-    for pool in ("prefork", "threads", "solo"):
-        cluster.worker("-P", pool)
-    cluster.await_instants(12, 60)
-    said = cluster.end()
+    workers = [cluster.worker("-P", pool) for pool in ("prefork", "threads", "solo")]
+    eventually(lambda: redis.client().zcard("lifebeat:{notes}:members") == 3, 50)
+    cluster.await_instants(6, 50)
+    said = [cluster.stop(worker) for worker in workers[:2]]
+    # What those had taken from the queue and not begun is back in it, and run by the third.
+    eventually(lambda: missed(cluster.runs(), 0.5) == [])
+    said.append(cluster.stop(workers[2]))
     runs = cluster.runs()
     assert twice(runs) == []
-    assert missed(runs, 0.5) == []
     assert {run.instant % 0.5 for run in runs} == {0.0}
     assert not any("Traceback" in one for one in said), said
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from conformance import Conformance
+from conformance_of_celery import GONE_AFTER
 from redisserver import RedisServer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def server() -> Iterator[RedisServer]:
 class OnRedis(Conformance):
     """The suite on Redis."""
 
-    gone_after: ClassVar[float] = 1.2
+    gone_after: ClassVar[float] = 1.2 * GONE_AFTER
 
     @pytest.fixture
     def arguments(self, server: RedisServer) -> list[str]:
@@ -53,7 +54,6 @@ class TestWeb(OnRedis):
     factory = "conformance_of_celery:web"
 
 
-@pytest.mark.soak
 class TestWorker(OnRedis):
     """Processes that hand over what they claim, and run what the queue brings them."""
 

@@ -152,14 +152,6 @@ def test_clock_that_is_ahead_stops_no_job(shared: Shared) -> None:
     assert shared.latest("tick") == now
 
 
-def test_new_job_skips_what_was_before(shared: Shared) -> None:
-    """An instant is skipped only where the job has no claims."""
-    shared.skip(DUE)
-    shared.skip(Due(DUE.job_id, DUE.instant + 1))
-    assert shared.latest(DUE.job_id) == DUE.instant
-    assert not shared.claim(DUE, waits=True)
-
-
 def test_what_was_not_handed_over_is_handed_over_by_another(redis: RedisServer, make: Make) -> None:
     """A claim whose process could not hand it over, or was killed in between, is handed over by whoever sees it."""
     sent: list[Due] = []

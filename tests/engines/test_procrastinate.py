@@ -52,11 +52,13 @@ def test_three_machines_are_one_application(
         for number in range(3)
     ]  # fmt: skip
     eventually(lambda: receiver.names().count("heartbeat") >= 3)
-    # Rolled one after the other, with a new one for each that goes.
+    # Rolled one after the other, when the new one is in.
     replaced = installation.lifebeat(
         "run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database,
         TELEMETRY_STATE_DIR=str(installation.directory / "machine-3"),
     )  # fmt: skip
+    members = "SELECT count(*) FROM lifebeat WHERE kind = 'member'"
+    eventually(lambda: postgresql.sql(members, database) == [(4,)])
     end(processes[0])
     beats = receiver.names().count("heartbeat")
     eventually(lambda: receiver.names().count("heartbeat") >= beats + 1)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("postgresql")
 
 
-@pytest.mark.soak
 class TestConformance(Conformance):
     """The suite of all coordinators."""
 

@@ -47,6 +47,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
 }
 HOSTS = "docs/hosts"
+HOST_CODE = {  # what `lifebeat init --host` prints
+    "flask": "examples/flask_apscheduler/app.py",
+    "fastapi": "examples/fastapi_lifespan/app.py",
+    "django": "examples/django_apscheduler/notes/management/commands/runapscheduler.py",
+    "asyncio": "examples/asyncio_script/main.py",
+    "celery": "examples/celery_worker/notes.py",
+    "standalone": "examples/standalone/main.py",
+}
 MARK = r"<!-- made from the code: (.*?) -->"
 SCHEMAS: dict[str, Callable[[], schemas.Schema]] = {
     "config/schema/config.schema.json": schemas.config_schema,
@@ -62,6 +70,7 @@ def generated() -> dict[str, str]:
     made = {path: json.dumps(schema(), indent=2) + "\n" for path, schema in SCHEMAS.items()}
     made[DEFAULTS] = pages.defaults_file()
     made[JOBS] = pages.jobs_as_json(ROOT / "config/jobs.yaml")
+    made |= {f"config/hosts/{host}.py": _there(ROOT / path) or "" for host, path in HOST_CODE.items()}
     for path, parts in {**PAGES, **hosts()}.items():
         made[path] = filled((ROOT / path).read_text(encoding="utf-8"), parts)
     return made

@@ -144,14 +144,3 @@ def test_join_that_failed_may_be_asked_again(tmp_path: Path) -> None:
         assert one.join(5).first
         held.execute("BEGIN IMMEDIATE")
         assert one.leave(0.1)
-
-
-def test_skipped_instant_is_not_given_to_anyone(tmp_path: Path) -> None:
-    """An instant that counts as done is the latest one, and cannot be claimed."""
-    clock = FakeClock()
-    one = FileCoordinator(tmp_path, clock=clock)
-    one.join(5)
-    instant = int(clock.time() * 1_000_000)
-    one.skip("heartbeat", instant)
-    assert one.latest("heartbeat") == instant
-    assert not one.claim("heartbeat", instant)

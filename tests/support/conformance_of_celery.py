@@ -15,7 +15,7 @@ from lifebeat.engines.celery.shared import Due, Shared
 from lifebeat.engines.celery.worker import TASK, run_once
 from lifebeat.log import get_logger
 
-GONE_AFTER = 1.0
+GONE_AFTER = 2.0  # longer than a busy machine keeps a process from renewing its row
 
 
 def web(url: str) -> CeleryCoordinator:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 
+from hosts import DEADLINE, eventually
 from lifebeat.settings.table import KEYS
 from lifebeat_jobs import events, privacy, telemetry
 from lifebeat_jobs.events import Count, Event, Version
@@ -358,7 +359,8 @@ HOST = """
         scheduler, app_name=secret, app_version=f"1.4.2-{secret}", release_version=f"2027.1+{canaries[2]}.{mail}"
     )
     scheduler.start()
-    time.sleep(1.2)
+    while not os.path.exists("stop"):
+        time.sleep(0.02)
     scheduler.shutdown()
 """
 SECRET, MAIL, HOST_NAME, USER = "c4n4ryS3cret", "canary@example.com", "canaryhost", "canaryuser"
@@ -397,7 +399,9 @@ def _run(installation: Installation, home: Path, isolation: list[str], version: 
     path = installation.directory / f"{USER}.py"
     path.write_text(textwrap.dedent(HOST))
     process = installation.start(*isolation, sys.executable, str(path), **planted)
-    _, err = process.communicate(timeout=30)
+    eventually(lambda: "heartbeat" in installation.receiver.names())
+    (installation.directory / "stop").touch()
+    _, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, "Traceback" in err) == (0, False), err
 
 

@@ -132,7 +132,7 @@ class FileCoordinator:
         return self._run(claim, "create", missing=False)
 
     def skip(self, job_id: str, instant: int) -> None:
-        """Count an instant as done without a run."""
+        """Count an instant as done without a run, where a job has no claims yet."""
         self._run(partial(rows.skip, job_id, instant), "create", None)
 
     def end(self, job_id: str, instant: int) -> None:

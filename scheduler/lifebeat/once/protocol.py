@@ -97,7 +97,10 @@ class Coordinator(Protocol):
         ...
 
     def skip(self, job_id: str, instant: int) -> None:
-        """Count an instant as done without a run, where a job is seen for the first time and has no claims yet."""
+        """Count an instant as done without a run, where a job is seen for the first time and has no claims yet.
+
+        It is the latest one then. A process that came before that instant, and has it due, may still claim it.
+        """
         ...
 
     def end(self, job_id: str, instant: int) -> None:

@@ -103,6 +103,7 @@ class CeleryCoordinator:
         answers = self._asked(leave, timeout)
         if not answers:
             raise Unavailable("Redis does not say whether this was the last process")
+        self._has_asked = False
         return answers[0]
 
     def _asked(self, question: Callable[[], T], timeout: float) -> list[T]:

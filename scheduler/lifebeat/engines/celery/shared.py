@@ -138,20 +138,18 @@ class Shared:
             redis.zadd(self._prefix + "waiting", {due.member: HANDED_OVER}, xx=True)
 
     def skip(self, due: Due) -> None:
-        """Count an instant as claimed where a job has no claims yet."""
+        """Count an instant of a new job as done; a process that came earlier, and has it due, may still claim it."""
         with self._asking() as redis:
-            key = f"{self._prefix}claims:{due.job_id}"
-            if not redis.exists(key):
-                redis.zadd(key, {str(due.instant): due.instant})
-                redis.expire(key, KEPT_SECONDS)
+            redis.set(f"{self._prefix}skipped:{due.job_id}", due.instant, nx=True, ex=KEPT_SECONDS)
 
     def latest(self, job_id: str) -> int | None:
-        """Return the latest instant that was claimed, none that is yet to come."""
+        """Return the latest instant that was claimed or skipped, none that is yet to come."""
         with self._asking() as redis:
             seconds, more = redis.time()
             key, now = f"{self._prefix}claims:{job_id}", seconds * MICROSECONDS + more
-            found = redis.zrevrangebyscore(key, now, "-inf", start=0, num=1)
-        return int(found[0]) if found else None
+            claimed = redis.zrevrangebyscore(key, now, "-inf", start=0, num=1)
+            skipped = redis.get(f"{self._prefix}skipped:{job_id}")
+        return max((instant for one in (*claimed, skipped or now + 1) if (instant := int(one)) <= now), default=None)
 
     def begin(self, due: Due, delivery: str, *, coalesce: bool) -> int:
         """Begin a run, and return which attempt it is; 0 if it is not to run: it has, or another delivery is at it."""

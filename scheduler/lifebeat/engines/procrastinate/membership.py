@@ -52,9 +52,11 @@ SELECT count(*) FROM duty
 """
 # One row of the queue for each instant: Procrastinate remembers only a job's newest claim, and an older one that is
 # claimed late, by a process that was frozen, comes a second time. The same row again is one that a dead worker left.
+# Row 0 is an instant that was skipped: who came before it, and had it due, may still run it.
 _BEGIN = """
 INSERT INTO lifebeat AS known (kind, key, instant, value) VALUES ('began', %(job)s, %(instant)s, to_jsonb(%(row)s))
-ON CONFLICT (kind, key, instant) DO UPDATE SET renewed_at = clock_timestamp() WHERE known.value = excluded.value
+ON CONFLICT (kind, key, instant) DO UPDATE SET renewed_at = clock_timestamp(), value = excluded.value
+WHERE known.value IN (excluded.value, '0')
 RETURNING key
 """
 _LATEST = """
