@@ -52,7 +52,7 @@ def reach() -> Ask:
         return lambda _bodies, _key, _host, _may_leave, _timeout: answer
     return lambda bodies, key, host, may_leave, timeout: Post(
         bodies, api_key=key, host=host, may_leave=may_leave, timeout=timeout
-    ).wait(timeout)
+    ).wait()
 
 
 def pause(answer: Answer, attempts: int, *, draw: Callable[[], float] = random.random) -> float:

@@ -113,19 +113,20 @@ class Session(requests.Session):
 
 
 class Post:
-    """One request under way in a daemon thread, so that each waiter decides how long it waits.
+    """One request under way in a daemon thread, which can be left behind when its time is up.
 
     Args:
         bodies: The events, as they were recorded.
         api_key: The project key.
         host: The PostHog.
         may_leave: Returns whether telemetry may send now: asked before the bytes leave, and while an answer is awaited.
-        timeout: For how many seconds its caller will wait.
+        timeout: Within how many seconds from now there is an answer, the start of the thread included.
     """
 
     def __init__(
         self, bodies: Sequence[str], *, api_key: str, host: str, may_leave: Callable[[], bool], timeout: float
     ) -> None:
+        self._until, self._timeout = time.monotonic() + timeout, timeout
         self._answer = Answer(None, "the request broke off")
         self._done = threading.Event()
         self._may_leave = may_leave
@@ -134,20 +135,20 @@ class Post:
         self._session = Session(batch, self._connections)
         post = _sdk_post if "session" in inspect.signature(sdk.post).parameters else _post
         self._call = partial(post, self._session, batch, api_key, host, (min(timeout, CONNECT_TIMEOUT), timeout))
-        if not threads.start("post", self._run):  # the interpreter is ending: what waits is on disk
+        # None at the interpreter's end, or where memory is gone: what waits is on disk.
+        if not threads.start("post", self._run, timeout=min(max(timeout, 0) / 2, 1.0)):
             self._answer = Answer(None, "no thread could be started")
             self._done.set()
 
-    def wait(self, timeout: float) -> Answer:
+    def wait(self) -> Answer:
         """Return the answer; cut the connection when there is none in time, or when nothing may be sent any more."""
-        until = time.monotonic() + timeout
-        while not self._done.wait(max(min(until - time.monotonic(), LOOK), 0)):
+        while not self._done.wait(max(min(self._until - time.monotonic(), LOOK), 0)):
             if not self._may_leave():
                 self._connections.cut()
                 return _WITHHELD
-            if time.monotonic() >= until:
+            if time.monotonic() >= self._until:
                 self._connections.cut()
-                return Answer(None, f"no answer within {max(timeout, 0):.1f} s")
+                return Answer(None, f"no answer within {max(self._timeout, 0):.1f} s")
         return self._answer
 
     def _run(self) -> None:

@@ -51,9 +51,8 @@ def is_timeout(words: str) -> bool:
 
 def ask(host: str, timeout: float = 10.0) -> Answer:
     """What came of a request; the wait is held to its time."""
-    under_way = post(host, timeout)
     start = time.monotonic()
-    answer = under_way.wait(timeout)
+    answer = post(host, timeout).wait()
     assert time.monotonic() - start < timeout + TOLERANCE
     return answer
 
@@ -328,6 +327,18 @@ def test_connecting_that_hangs() -> None:
         assert is_timeout(words)
 
 
+def test_a_thread_that_is_late_takes_from_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is gone the start of a thread takes its time, and the wait for an answer what is left."""
+    begin = threading.Event()
+
+    def late(_: threading.Thread) -> None:
+        begin.wait(10)
+
+    monkeypatch.setattr(threading.Thread, "start", late)
+    assert ask("http://127.0.0.1:9", TIMEOUT).words == "no thread could be started"
+    begin.set()
+
+
 def test_a_server_that_does_not_read(raw: Callable[..., Raw]) -> None:
     """So is a large body that nobody takes."""
     import random
@@ -340,7 +351,7 @@ def test_a_server_that_does_not_read(raw: Callable[..., Raw]) -> None:
     server = raw(stare)
     under_way = post(f"http://127.0.0.1:{server.port}", TIMEOUT, [incompressible])
     start = time.monotonic()
-    assert not under_way.wait(TIMEOUT).delivered
+    assert not under_way.wait().delivered
     assert time.monotonic() - start < TIMEOUT + 4 * TOLERANCE  # eight megabytes are packed beside it
 
 
@@ -518,7 +529,7 @@ class Switch:
 
 def test_nothing_leaves_when_it_is_off_before(receiver: PostHogServer) -> None:
     """A request that finds telemetry off sends no byte."""
-    answer = post(receiver.url, may_leave=lambda: False).wait(5)
+    answer = post(receiver.url, may_leave=lambda: False).wait()
     assert (answer.withheld, answer.delivered, receiver.requests) == (True, False, [])
 
 
@@ -536,7 +547,7 @@ def test_the_look_comes_after_the_connection(raw: Callable[..., Raw]) -> None:
         switch.turn_off()
         return switch()
 
-    answer = post(f"http://127.0.0.1:{raw(listen).port}", may_leave=off_at_the_look).wait(5)
+    answer = post(f"http://127.0.0.1:{raw(listen).port}", may_leave=off_at_the_look).wait()
     assert answer.withheld
     assert next(looks) == 1
     eventually(lambda: heard == [b""], timeout=5)
@@ -551,7 +562,7 @@ def test_the_body_is_looked_at_apart(raw: Callable[..., Raw]) -> None:
             heard.append(data)
 
     looks = itertools.count()
-    answer = post(f"http://127.0.0.1:{raw(listen).port}", may_leave=lambda: next(looks) == 0).wait(5)
+    answer = post(f"http://127.0.0.1:{raw(listen).port}", may_leave=lambda: next(looks) == 0).wait()
     assert answer.withheld
     assert b"".join(heard) == b"" or b"".join(heard).endswith(b"\r\n\r\n")
 
@@ -567,7 +578,7 @@ def test_off_cuts_a_look_up_that_takes_long(receiver: PostHogServer, monkeypatch
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     under_way = post(receiver.url, may_leave=switch)
     switch.turn_off()
-    assert under_way.wait(10).withheld
+    assert under_way.wait().withheld
     assert time.monotonic() - switch.at < 2
     looked_up.set()
     eventually(lambda: not threads(), timeout=5)
@@ -581,7 +592,7 @@ def test_off_cuts_what_is_open(receiver: PostHogServer, misbehaviour: Callable[[
     under_way = post(misbehaviour(receiver), may_leave=switch)
     receiver.wait_for(lambda server: server.connections > 0)
     switch.turn_off()
-    assert under_way.wait(10).withheld
+    assert under_way.wait().withheld
     assert time.monotonic() - switch.at < 2
     eventually(lambda: not threads(), timeout=2)
 
@@ -604,7 +615,7 @@ def test_off_cuts_a_body_that_is_on_its_way(raw: Callable[..., Raw]) -> None:
     under_way = post(f"http://127.0.0.1:{server.port}", 30, [incompressible], switch)
     begun.wait(10)
     switch.turn_off()
-    assert under_way.wait(30).withheld
+    assert under_way.wait().withheld
     eventually(lambda: not threads(), timeout=2)
     eventually(lambda: time.monotonic() - taken[-1] > 1, timeout=10)
     assert taken[-1] - switch.at < 2

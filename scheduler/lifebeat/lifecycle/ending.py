@@ -132,7 +132,7 @@ class Ending:
                 done.set()
 
         hosts = [spec for spec in mine if not spec.is_telemetry]
-        if not hosts or not threads.start("shutdown", work):
+        if not hosts or not threads.start("shutdown", work, timeout=self.deadline.left / 4):
             work()
         for spec in hosts:
             self._quietly(spec, partial(self._call, spec))

@@ -7,6 +7,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.clock import Deadline
 from lifebeat.history import LeftBehind
 from lifebeat.jobfile import targets
 from lifebeat.schedule.instants import to_instant
@@ -124,6 +125,7 @@ class Runner:
 
     def _within(self, spec: JobSpec, seconds: float, work: Callable[[], Any]) -> None:
         """Run a function that cannot be cancelled, and leave it behind when its time is up."""
+        deadline = Deadline(self._application.clock, seconds)
         failed: list[BaseException] = []
         done = threading.Event()
 
@@ -135,9 +137,9 @@ class Runner:
             finally:
                 done.set()
 
-        if not threads.start(spec.id, keep):
+        if not threads.start(spec.id, keep, timeout=min(seconds / 2, 1.0)):
             work()
-        elif not done.wait(seconds):
+        elif not done.wait(deadline.left):
             raise LeftBehind(f"job {spec.id} did not end within its timeout of {seconds:g} s and was left behind")
         if failed:
             raise failed[0]
