@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
     from postgresql import PostgreSQL
 
+# Each start of a process would compile Lifebeat again: half of what such a test costs.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 LONG = (
     "test_celery",
     "test_procrastinate",
@@ -25,6 +31,12 @@ LONG = (
     "test_stop_time",
     "test_degraded",
     "test_examples",
+    "test_looking",
+    "test_loop",
+    "test_stop_disk",
+    "test_benchmarks",
+    "test_off",
+    "test_wire",
 )
 
 

@@ -99,12 +99,14 @@ def files() -> dict[str, Path]:
 
 
 FILES = files()
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+NODES = {name: list(ast.walk(tree)) for name, tree in TREES.items()}
 
 
 def imports_of(name: str) -> set[str]:
     """What a module imports, late and type-only imports included."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+    for node in NODES[name]:
         if isinstance(node, ast.Import):
             found |= {one.name for one in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -175,8 +177,8 @@ def test_each_library_is_known_to_one_room() -> None:
 def names_of_ours() -> set[str]:
     """Every name that a file of ours defines: functions, classes, attributes, fields."""
     own: set[str] = set()
-    for path in FILES.values():
-        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for nodes in NODES.values():
+        for one in nodes:
             if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 own.add(one.name)
             elif isinstance(one, ast.Attribute | ast.Name) and isinstance(one.ctx, ast.Store):
@@ -191,30 +193,29 @@ def test_no_other_private_part_is_reached_into() -> None:
     reaches = {reach for _, reach in REACHES}
     ours = names_of_ours() - reaches
     found: set[tuple[str, str]] = set()
-    for name, path in FILES.items():
-        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name, nodes in NODES.items():
+        for one in nodes:
             asked = one.attr if isinstance(one, ast.Attribute) else one.name if isinstance(one, ast.FunctionDef) else ""
             if asked.startswith("_") and not asked.startswith("__") and asked not in ours | _PUBLIC:
                 found.add((name, asked))
     assert found == REACHES
 
 
-def calls_in(tree: ast.AST) -> dict[str, list[ast.Call]]:
+def calls_in(nodes: list[ast.AST]) -> dict[str, list[ast.Call]]:
     """Every call by the last part of its name."""
     found: dict[str, list[ast.Call]] = {}
-    for one in ast.walk(tree):
+    for one in nodes:
         if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute | ast.Name):
             found.setdefault(one.func.attr if isinstance(one.func, ast.Attribute) else one.func.id, []).append(one)
     return found
 
 
+CALLS = {name: calls_in(nodes) for name, nodes in NODES.items()}
+
+
 def callers_of(*calls: str) -> set[str]:
     """Every module that makes one of the calls."""
-    return {
-        name
-        for name, path in FILES.items()
-        if calls_in(ast.parse(path.read_text(encoding="utf-8"))).keys() & set(calls)
-    }
+    return {name for name, made in CALLS.items() if made.keys() & set(calls)}
 
 
 @pytest.mark.parametrize(("call", "allowed"), DOORS.items())
@@ -257,8 +258,7 @@ def differences_in(tree: ast.AST) -> set[str]:
 
 def test_no_length_is_a_difference_of_wall_clock_times() -> None:
     """Lengths are told by boot time; only between two boots there is no other clock than the one on the wall."""
-    parsed = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-    found = {(name, function) for name, tree in parsed.items() for function in differences_in(tree)}
+    found = {(name, function) for name, tree in TREES.items() for function in differences_in(tree)}
     assert found == {("lifebeat.clock", "between")}
 
 

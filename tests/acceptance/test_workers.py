@@ -135,7 +135,6 @@ def check(names: Counter[str], receiver: PostHogServer, *, successors: bool = Fa
         ("sync", "reload", False),
         ("gthread", "kill", True),
         ("uvicorn_worker.UvicornWorker", "recycle", False),
-        ("sync", "recycle", False),
     ],
 )
 def test_eight_workers_are_one_application(

@@ -73,7 +73,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+SPELLINGS = {"TELEMETRY_ENABLED=0", "TELEMETRY_ENABLED=No", "TELEMETRY_ENABLED=OFF"}  # tests of the settings read them
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[pytest.mark.soak] * (way in SPELLINGS)) for way in WAYS])
 def test_off_means_nothing(installation: Installation, receiver: PostHogServer, way: str) -> None:
     """No connection, no look-up, no file, no thread and no SDK, however it was turned off."""
     argument = ""

@@ -366,7 +366,14 @@ HOST = """
 SECRET, MAIL, HOST_NAME, USER = "c4n4ryS3cret", "canary@example.com", "canaryhost", "canaryuser"
 
 
-@pytest.mark.parametrize("version", ["1.4.2", f"1.4.2-{SECRET}", SECRET, MAIL, f"1.0-{USER}", f"1.0.{HOST_NAME}"])
+@pytest.mark.parametrize(
+    "version",
+    [
+        f"1.4.2-{SECRET}",
+        f"1.0.{HOST_NAME}",
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ("1.4.2", SECRET, MAIL, f"1.0-{USER}")),
+    ],
+)
 def test_canaries_stay_at_home(installation: Installation, receiver: PostHogServer, version: str) -> None:
     """A secret, an e-mail address, names and a home planted wherever they could be picked up never reach the wire."""
     home = installation.directory / "canaryhome"
