@@ -27,6 +27,8 @@ import functools
 import subprocess
 from subprocess import run
 
+from hostjobs_below import elsewhere
+
 
 def good(days=30):
     pass
@@ -82,20 +84,21 @@ TWO_HEARTBEATS = "jobs:\n" + "".join(
 def directory(tmp_path: Path) -> Iterator[Path]:
     """A config directory beside the host's modules."""
     (tmp_path / "hostjobs.py").write_text(HOST_JOBS)
+    (tmp_path / "hostjobs_below.py").write_text("def elsewhere():\n    pass\n")
     (tmp_path / "hostexits.py").write_text("import sys\nsys.exit(3)\n")
     sys.path.insert(0, str(tmp_path))
     yield tmp_path
     sys.path.remove(str(tmp_path))
-    for name in ("hostjobs", "hostexits"):
+    for name in ("hostjobs", "hostjobs_below", "hostexits"):
         sys.modules.pop(name, None)
 
 
-def load(directory: Path, text: str, *, host: str = "https://us.i.posthog.com") -> JobFile:
+def load(directory: Path, text: str, *, host: str = "https://us.i.posthog.com", allow: tuple[str, ...] = ()) -> JobFile:
     """Read a job file of this text."""
     path = directory / "jobs.yaml"
     path.write_text(text, encoding="utf-8")
     settings = layers.merge([layers.packaged(), layers.from_arguments({"telemetryHost": host})])
-    return reader.load(path, settings, allow=["hostjobs", "hostexits"], now=NOW)
+    return reader.load(path, settings, allow=["hostjobs", "hostexits", *allow], now=NOW)
 
 
 def job(fields: str) -> str:
@@ -173,6 +176,7 @@ def test_keys_and_tags_are_told_with_the_rest(directory: Path) -> None:
         ("hostjobs:Report", "is not a function"),
         ("hostjobs:_private", "without a leading underscore"),
         ("hostjobs:run", "is defined in 'subprocess'"),
+        ("hostjobs:elsewhere", "is defined in 'hostjobs_below'"),
         ("hostjobs:shell", "is defined in 'subprocess'"),
         (f"{TELEMETRY}:status", "is no job; of lifebeat_jobs there are: "),
         ("lifebeat_jobs.outbox:_connect", "leading underscore"),
@@ -194,6 +198,12 @@ def test_what_no_job_can_be(directory: Path, run: str, message: str) -> None:
 def test_what_a_job_can_be(directory: Path, name: str) -> None:
     """Functions, coroutine functions, and functions that were given arguments or another name where they are."""
     assert load(directory, f"jobs:\n  a: {{run: 'hostjobs:{name}', every: 1h}}\n").problems == ()
+
+
+def test_a_job_may_be_imported_from_a_module_that_is_allowed(directory: Path) -> None:
+    """A package that collects its jobs opens nothing that could not be named anyway."""
+    text = "jobs:\n  a: {run: 'hostjobs:elsewhere', every: 1h}\n"
+    assert load(directory, text, allow=("hostjobs_below",)).problems == ()
 
 
 # -- words that people bring -----------------------------------------------------------------------------------------

@@ -52,6 +52,19 @@ OFF_IN_FILES: list[dict[str, Any]] = [
     {"sendTelemetry": "n"},
     {"doNotTrack": True},
     {"do_not_track": 1},
+    {"dnt": 1},
+    {"telemtery": False},
+    {"telmetry": {"enabled": "no"}},
+    {"telemtery": {"disable": True}},
+    {"liefbeat": {"telemetry": {"enabled": False}}},
+    {"telemetry": {"send": False}},
+    {"telemetrySettings": {"enabled": False}},
+    {"telemetryReporting": "off"},
+    {"shareTelemetry": False},
+    {"telemetry": {"is_active": False}},
+    {"telemetryIsOff": True},
+    {"blockTelemetry": True},
+    {"telemetry": {"doNotSend": True}},
 ]
 OFF_IN_ENVIRONMENT = [
     {"TELEMETRY_ENABLE": "false"},
@@ -110,6 +123,15 @@ FOREIGN_IN_FILES: list[dict[str, Any]] = [
     {"noTelemetry": 0},
     {"telemeter": False},
     {"telegram": False},
+    {"telemetricsEnabled": False},
+    {"telemetrySendInterval": 0},
+    {"telemetryUseTls": False},
+    {"sendTelemetryErrors": False},
+    {"telemetryMode": "batch"},
+    {"telemetry": {"level": "info"}},
+    {"opentelemetry": {"enabled": False}},
+    {"heartbeat": {"enabled": False}},
+    {"donutTracker": False},
 ]
 FOREIGN_IN_ENVIRONMENT = [
     {"NEXT_TELEMETRY_DISABLED": "1"},
@@ -182,6 +204,41 @@ def test_a_foreign_variable_changes_nothing(tmp_path: Path, environ: dict[str, s
     """The switches of other programs are theirs; an empty variable says nothing."""
     found = read(tmp_path, environ=environ)
     assert (found.enabled, found.problems, found.warnings) == (True, (), ())
+
+
+BROKEN_AND_OFF = {
+    "config.yaml": [
+        "telemetryEnabled:false\n",
+        "telemetryEnabled=no\n",
+        "\ttelemetry_enabled: off\n",
+        "a: [\ntelemetryEnabled: 0\n",
+    ],
+    "config.json": [
+        "{telemetryEnabled: false}",
+        "{'telemetryEnabled': False}",
+        '// off\n{"telemetryEnabled": false}',
+        '{"appName": }, "telemetryEnabled": "no"}',
+    ],
+}
+
+
+@pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in BROKEN_AND_OFF.items() for text in texts])
+def test_a_broken_file_that_says_off_is_off(tmp_path: Path, file: str, text: str) -> None:
+    """Where the file is not understood, the switch with a word for off behind it is: off, and not only paused."""
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    found = read(tmp_path)
+    assert (found.opted_out, found.sources["telemetryEnabled"]) == (True, str(tmp_path / file))
+    assert found.problems != ()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"telemetryEna', '{"telemetryEnabled":', '{"telemetryEnabled": tr', '{"a": "off"', "{"]
+)
+def test_a_broken_file_that_says_nothing_is_paused(tmp_path: Path, text: str) -> None:
+    """The first half of a file is nobody's opt-out."""
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    found = read(tmp_path)
+    assert (found.enabled, found.opted_out) == (False, False)
 
 
 @pytest.mark.parametrize("text", ["telemetryEnabled:\n", "telemetryEnabled: null\n", "telemetryEnabled: ~\n"])

@@ -268,10 +268,14 @@ class Job:
             targets.check_allowed(run, self._allow)
             is_known = run in targets.SHIPPED and not self._values.get("args")
             is_wanted = self._import_disabled or (self._values.get("enabled", True) and not is_known)
-            return targets.find(run) if is_wanted else None
+            if not is_wanted:
+                return None
+            target = targets.find(run)
+            targets.check_owner(run, target, self._allow)
         except ValueError as error:
             self._fault(self._fields[name][1], f"{name}: {error}")
             return None
+        return target
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 

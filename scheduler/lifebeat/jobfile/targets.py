@@ -67,12 +67,16 @@ def check_allowed(run: str, allow: Sequence[str]) -> None:
             raise ValueError(f"{run!r} is no job; of {TELEMETRY} there are: {', '.join(SHIPPED)}{hint}")
         return
     module = run.partition(":")[0]
-    if not any(module == name or module.startswith(f"{name}.") for name in allow):
+    if not _is_below(module, allow):
         allowed = ", ".join([TELEMETRY, *allow])
         raise ValueError(
             f"the module {module!r} is not allowed (allowed: {allowed}); "
             f'the host allows it with attach(allow=["{module}"]) or --allow {module}'
         )
+
+
+def _is_below(module: str, allow: Sequence[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allow)
 
 
 def find(run: str) -> Target:
@@ -90,17 +94,21 @@ def find(run: str) -> Target:
     target = getattr(module, name)
     if not callable(target) or isinstance(target, type):
         raise ValueError(f"{run!r} is not a function, but of type {type(target).__name__}; name a function")  # noqa: TRY004 - one kind of refusal
-    _check_owner(run, module_name, name, target)
     _check_kind(run, target)
     return target  # type: ignore[no-any-return]
 
 
-def _check_owner(run: str, module: str, name: str, target: Any) -> None:
-    """Refuse what a module only imported: with ``from subprocess import run`` in it, a shell would be allowed."""
+def check_owner(run: str, target: Target, allow: Sequence[str]) -> None:
+    """Refuse what a module only imported: with ``from subprocess import run`` in it, a shell would be allowed.
+
+    Raises:
+        ValueError: The function is defined in another module, which the host did not allow.
+    """
+    module, _, name = run.partition(":")
     while isinstance(target, functools.partial):
         target = target.func
     owner = getattr(target, "__module__", None)
-    if owner != module:
+    if owner != module and not _is_below(owner or "", allow):
         remedy = f"name it there ({owner}:{name}), or" if owner else "write"
         raise ValueError(f"{run!r} is defined in {owner!r}; {remedy} a function of {module} that calls it")
 

@@ -160,6 +160,9 @@ def from_file(path: Path) -> Layer:
         _read_members(layer, document.root)
     elif document.root is not None and not document.root.is_null:
         layer.problems.append(document.problem("holds no mapping; expected keys with values", document.root))
+    is_broken = bool(document.problems) or not isinstance(document.root, MappingNode)
+    if is_broken and ENABLED not in layer.values and switch.text_says_off(document.text):
+        layer.values[ENABLED] = False
     return layer
 
 

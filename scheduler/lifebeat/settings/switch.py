@@ -15,29 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ENABLED = "telemetryEnabled"
-SECTIONS = frozenset({"telemetry", "lifebeat", "lifebeattelemetry"})
 
 _SWITCH = "telemetryenabled"
-# Said without capitals and signs; a leading `lifebeat` is taken off.
-_ON = frozenset(
-    (
-        _SWITCH, "telemetry", "telemetryenable", "enabletelemetry", "enabledtelemetry", "telemetryisenabled",
-        "istelemetryenabled", "telemetryon", "telemetryactive", "telemetryactivated", "telemetryallowed",
-        "telemetryallow", "allowtelemetry", "telemetryoptin", "optintelemetry", "usetelemetry", "sendtelemetry",
-        "collecttelemetry", "telemetryconsent", "telemetrymode", "telemetrylevel", "telemetrystate", "telemetrystatus",
-    )
+_TELEMETRY, _LIFEBEAT = "telemetry", "lifebeat"
+# What may be around `telemetry` or `lifebeat`, without capitals and signs. A key with any other word in it is foreign.
+_ON = (
+    "enabled", "enable", "is", "on", "active", "activated", "activate", "allow", "allowed", "optin", "optedin", "use",
+    "send", "sending", "sent", "collect", "collected", "collecting", "collection", "consent", "share", "sharing",
+    "report", "reporting", "submit", "upload", "with", "permit", "permitted", "accept", "accepted", "agree", "agreed",
+    "mode", "level", "state", "status", "switch", "setting", "settings", "config", "options",
 )  # fmt: skip
-_OFF = frozenset(
-    (
-        "telemetrydisabled", "telemetrydisable", "disabletelemetry", "disabledtelemetry", "telemetryisdisabled",
-        "notelemetry", "telemetryoff", "telemetryoptout", "telemetryoptedout", "optouttelemetry", "optoutoftelemetry",
-        "donottrack", "telemetrydonottrack", "donotsendtelemetry", "dontsendtelemetry", "skiptelemetry",
-    )
+_OFF = (
+    "disabled", "disable", "deactivated", "deactivate", "off", "optout", "optoutof", "optedout", "no", "not", "dont",
+    "donot", "never", "skip", "block", "blocked", "stop", "stopped", "reject", "rejected", "deny", "denied", "refuse",
+    "refused", "suppress", "suppressed", "pause", "paused",
 )  # fmt: skip
-_OWN_ON = frozenset({"", "enabled", "enable", "optin"})
-_OWN_OFF = frozenset({"disabled", "disable", "optout", "off"})
+_SECTION = ("", "setting", "settings", "config", "options")
+_WORDS = re.compile("|".join(sorted((*_ON, *_OFF), key=len, reverse=True)))
+_DO_NOT_TRACK = frozenset({"donottrack", "donottrackme", "donttrack", "telemetrydonottrack", "dnt"})
 _MISSPELLED = (_SWITCH, "telemetrydisabled", "enabletelemetry", "disabletelemetry", "telemetryoptout", "donottrack")
 _NO = FALSE | {"disabled", "disable", "none", "never", "n", "f"}
+_PAIR = re.compile(r"""([A-Za-z][\w.-]*)["']?\s*[:=]\s*["']?(\w+)""")
 _PLAIN = {re.sub("[^a-z]", "", name.lower()): name for name in BY_NAME if name.startswith("telemetry")}
 
 
@@ -52,15 +50,17 @@ def says_off(name: str, value: Any) -> bool:
     if isinstance(value, (list, dict)) or not word:
         return False
     said = str(value).strip().strip("\"'").lower() if value is not None else ""
-    own = word.removeprefix("lifebeat") if word.startswith("lifebeat") else None
-    word = own or word
-    if word == _SWITCH or (word not in _OFF and _is_near(word, _SWITCH)):
+    word = word.removeprefix(_LIFEBEAT) if _TELEMETRY in word or "track" in word else word
+    if _is_near(word, _SWITCH) and not _is_off(word):
         return said not in TRUE
-    if word in _ON or own in _OWN_ON or _is_near(word, "enabletelemetry"):
-        return said in _NO
-    if word in _OFF or own in _OWN_OFF or any(_is_near(word, off) for off in _MISSPELLED):
-        return bool(said) and said not in _NO
-    return False
+    known = word if _is_off(word) is not None else next((one for one in _MISSPELLED if _is_near(word, one)), "")
+    is_off = _is_off(known)
+    return said in _NO if is_off is False else is_off is True and bool(said) and said not in _NO
+
+
+def text_says_off(text: str) -> bool:
+    """Return whether a file that is not understood has the switch in it, and a word for off behind it."""
+    return any(_word(name) == _SWITCH and said.lower() in _NO for name, said in _PAIR.findall(text))
 
 
 def meant(name: str) -> str | None:
@@ -72,18 +72,44 @@ def meant(name: str) -> str | None:
 
 def in_section(section: str, name: str) -> str:
     """Return a key of a section as one name: ``telemetry: {enabled: …}`` and ``{telemetryEnabled: …}`` are the same."""
-    is_whole = _word(name).startswith(("telemetry", "lifebeat")) or _word(name) in _OFF
+    word = _word(name)
+    is_whole = word.startswith(_LIFEBEAT) or _TELEMETRY in word or word in _DO_NOT_TRACK
     return name if is_whole else f"{section}.{name}"
 
 
 def is_worth_a_look(name: str) -> bool:
     """Return whether a name has anything in it that one of ours has; of an environment few have."""
-    return bool(re.search("tele|track|lifebeat|metry", name, re.IGNORECASE))
+    return bool(re.search("tele|track|beat|metry|^dnt$", name, re.IGNORECASE))
 
 
 def is_section(name: str) -> bool:
     """Return whether settings of ours may have been put below a key."""
-    return _word(name) in SECTIONS
+    return any(subject and rest in _SECTION for subject, rest in _parts(_word(name)))
+
+
+def _is_off(word: str) -> bool | None:
+    """Return whether a key turns telemetry off when it is true; ``None`` if it has nothing to do with the switch."""
+    if word in _DO_NOT_TRACK:
+        return True
+    for _, rest in _parts(word):
+        words = _WORDS.findall(rest)
+        if "".join(words) == rest:
+            return sum(one in _OFF for one in words) % 2 == 1
+    return None
+
+
+def _parts(word: str) -> Iterator[tuple[str, str]]:
+    """Yield the subject of a key, which may be misspelled, and what is around it."""
+    if _TELEMETRY in word:
+        before, _, after = word.removeprefix(_LIFEBEAT).partition(_TELEMETRY)
+        yield _TELEMETRY, before + after
+        return
+    for subject in (_LIFEBEAT, _TELEMETRY):
+        for length in (len(subject), len(subject) - 1, len(subject) + 1):
+            if _is_near(word[:length], subject):
+                yield subject, word[length:]
+            if _is_near(word[-length:], subject):
+                yield subject, word[:-length]
 
 
 def _word(name: str) -> str:
