@@ -113,7 +113,8 @@ def seed(config_dir: Path) -> str:
     import hashlib
     import platform
 
-    return hashlib.sha256(f"{platform.node()}:{config_dir.resolve()}".encode()).hexdigest()
+    place = os.path.realpath(config_dir)  # of links in a circle it makes what it can, where pathlib raises
+    return hashlib.sha256(os.fsencode(f"{platform.node()}:{place}")).hexdigest()
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

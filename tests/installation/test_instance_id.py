@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -56,6 +57,14 @@ def application(tmp_path: Path) -> Application:
     (tmp_path / "config").mkdir()
     (tmp_path / "state").mkdir()
     return Application(tmp_path / "config", state_dir=tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", ["config", os.fsdecode(b"c\xff\xe9"), "round", "nowhere"])
+def test_a_seed_is_found_wherever_the_config_directory_is(tmp_path: Path, name: str) -> None:
+    """A name that is not UTF-8, links in a circle and a directory that is not there have a seed, always the same."""
+    (tmp_path / "round").symlink_to("round")
+    place = tmp_path / name
+    assert installation.seed(place) == installation.seed(place) != installation.seed(tmp_path)
 
 
 def test_made_once(application: Application) -> None:

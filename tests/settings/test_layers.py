@@ -320,6 +320,18 @@ def test_no_config_directory(tmp_path: Path) -> None:
     assert "is not a directory; name the config directory, not a file in it" in str(problem)
 
 
+def test_a_link_to_no_config_directory_pauses(tmp_path: Path) -> None:
+    """A mount that is missing at the start is no installation without settings; while a process runs it is no edit."""
+    (tmp_path / "c").symlink_to("mounted")
+    paused = ConfigSource(tmp_path / "c", environ={}, modules={}).read()
+    assert "is a link to a directory that does not exist" in str(paused.problems[0])
+    (tmp_path / "mounted").mkdir()
+    source = ConfigSource(tmp_path / "c", environ={}, modules={})
+    assert source.read().enabled
+    (tmp_path / "mounted").rmdir()
+    assert source.read().enabled
+
+
 def test_the_overlay_is_named_by_the_argument_first(places: Places) -> None:
     """The command line's deployment goes before LIFEBEAT_DEPLOYMENT; without any there is no overlay."""
     places.say("overlay", KEY, "phc_production")

@@ -72,7 +72,7 @@ def ask(config_dir: Path) -> tuple[bool, str]:
     """Return whether every ``lifebeat run`` with that config directory on this machine is healthy, and why."""
     names = _listening(_prefix(config_dir))
     if not names:
-        return False, f"no lifebeat run with the config directory {str(config_dir.resolve())!r} on this machine"
+        return False, f"no lifebeat run with the config directory {os.path.realpath(config_dir)!r} on this machine"
     unhealthy = [name.split("-")[2] for name in names if _answer(name) != _HEALTHY]
     if unhealthy:
         return False, f"the scheduler of process {', '.join(unhealthy)} has stopped responding"
@@ -80,7 +80,7 @@ def ask(config_dir: Path) -> tuple[bool, str]:
 
 
 def _prefix(config_dir: Path) -> str:
-    place = os.fsencode(config_dir.resolve())
+    place = os.fsencode(os.path.realpath(config_dir))
     return f"lifebeat-{hashlib.sha256(place).hexdigest()[:16]}-"
 
 

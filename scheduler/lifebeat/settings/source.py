@@ -150,7 +150,10 @@ class ConfigSource:
         try:
             os.stat(f"{self.config_dir}/.")  # noqa: PTH116 - a path would drop the dot, and with it the question
         except FileNotFoundError:
-            return None
+            if not self.config_dir.is_symlink() or self._read_files:  # while a process runs, what vanishes is no edit
+                return None
+            message = "is a link to a directory that does not exist; fix or remove it"
+            return Problem(printable(self.config_dir), message)
         except NotADirectoryError:
             return Problem(
                 printable(self.config_dir), "is not a directory; name the config directory, not a file in it"
