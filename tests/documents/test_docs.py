@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import shlex
@@ -122,6 +123,27 @@ def test_every_variable_and_argument_is_documented() -> None:
     names = set(re.findall(r"\"(LIFEBEAT_[A-Z_]+)\"", code)) | set(inspect.signature(lifebeat.attach).parameters)
     told = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", told)] == []
+
+
+def _said_by_the_code() -> str:
+    """Every text in the code, one a line."""
+    found: list[str] = []
+    for path in [*(ROOT / "scheduler").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found += [one.value for one in nodes if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return "\n".join(found)
+
+
+def test_what_a_page_quotes_is_what_is_said() -> None:
+    """What a reader looks up by symptom is written as the commands and the ledger write it."""
+    text, quoted = _said_by_the_code(), list[str]()
+    for page in ("docs/troubleshooting.md", "docs/networks.md"):
+        for heading in ("what `lifebeat status` says", "it says"):
+            rows = read(page).partition(f"| {heading} |")[2].partition("\n\n")[0].splitlines()[2:]
+            quoted += [phrase for row in rows for phrase in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    parts = [part.strip() for phrase in quoted if phrase != "waiting" for part in phrase.split("…") if part.strip()]
+    assert len(parts) > 10
+    assert [part for part in parts if part not in text] == []
 
 
 # -- the examples work -----------------------------------------------------------------------------------------------

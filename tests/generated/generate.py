@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "docs/start.md": {
+        "install": partial(pages.section, ROOT / "README.md", "Install"),
+        "host": partial(pages.source, ROOT / "examples/standalone/main.py"),
+    },
     "docs/settings.md": {
         "settings": pages.settings_table,
         "ci": pages.ci_variables,

@@ -294,6 +294,11 @@ def _told(problem: Problem) -> str:
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json"}
 
 
+def section(path: Path, heading: str) -> str:
+    """What a page has below a heading, for another page that is to say the same."""
+    return path.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0].strip()
+
+
 def source(path: Path) -> str:
     """A file as a block of code."""
     return f"```{_LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').strip()}\n```"
