@@ -6,6 +6,9 @@ For Lifebeat's own tests, for ``lifebeat demo`` and for the tests of application
         start_my_application(host=server.url, environ=telemetry_allowed())
         server.wait_for(1)
         assert server.names() == ["startup"]
+
+``lifebeat.testing.context`` makes what a job function gets, ``lifebeat.testing.fixtures`` are fixtures of pytest, and
+``lifebeat.testing.contract`` compares what can be sent with what was agreed to.
 """
 
 from __future__ import annotations
