@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.clock import Deadline, SystemClock
 from lifebeat.lifecycle.signals import sigterm_of_host
 from lifebeat.log import get_logger
 from lifebeat.registration.registry import Registry
@@ -276,9 +277,11 @@ class Lifebeat:
             self._signals.raise_again()
 
     def _stop(self, on_loop: bool) -> None:
+        deadline = None
         if self._starting is not None:
-            self._starting.wait(self._source.read().shutdown_timeout.total_seconds())
-        is_over = self._life is None or self._life.stop(on_loop)
+            deadline = Deadline(SystemClock(), self._source.read().shutdown_timeout.total_seconds())
+            self._starting.wait(deadline.left)
+        is_over = self._life is None or self._life.stop(on_loop, deadline)
         signals = self._signals
         if signals is None:
             return

@@ -79,6 +79,19 @@ def test_thread_that_starts_too_late_does_nothing(monkeypatch: pytest.MonkeyPatc
     assert done == []
 
 
+def test_work_within_its_time_is_waited_for_and_other_work_is_left_behind() -> None:
+    """A log that hangs takes the time that it is given, and no more."""
+    assert threads.within(DEADLINE, "work", lambda: None)
+    go_on, begin = threading.Event(), time.monotonic()
+
+    def hang() -> None:
+        go_on.wait(DEADLINE)
+
+    assert not threads.within(0.05, "work", hang)
+    assert time.monotonic() - begin < DEADLINE
+    go_on.set()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
 @pytest.mark.parametrize("left", ["0", "200000", "9000000"])
 def test_start_is_bounded_where_memory_is_gone(left: str) -> None:

@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     import errno
 
     from lifebeat.errors import ConfigError
-    from lifebeat.host.host import Host
+    from lifebeat.host.host import SAY, Host
     from lifebeat.host.systemd import Notifier
+    from lifebeat.storage import threads
 
     _log_to_stderr(as_json=args.json)
     notifier = Notifier.from_environ(os.environ)  # before a job's module is there, which may start children
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         notifier.failed(str(error.problems[0]), errno=errno.EINVAL)
         raise
-    logging.shutdown()
+    threads.within(SAY, "say", logging.shutdown)
     host.signals.raise_again()
     return DONE
 

@@ -6,6 +6,7 @@ Where a service manager has started it, it is notified of each step, and gets th
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.embedding import attach_handle
@@ -14,6 +15,7 @@ from lifebeat.host.health import Health
 from lifebeat.lifecycle.signals import StopSignals
 from lifebeat.lifecycle.watch import Watch
 from lifebeat.registration.registry import background_scheduler
+from lifebeat.storage import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 JOB_GRACE = 10.0
 STOP_MARGIN = 5.0
+SAY = 0.03  # seconds for each line of the stop
 
 
 class Host:
@@ -98,10 +101,14 @@ class Host:
         notifier.stopping("stopping", within=self._longest_stop())
         health.stop()
         watch.stop()
-        self.application.logger.info("stopping")
+        self._say("stopping")
         handle.drain(JOB_GRACE)
         self._scheduler.shutdown(wait=False)
-        self.application.logger.info("stopped")
+        self._say("stopped")
+
+    def _say(self, words: str) -> None:
+        """Write a line of the stop, for which a log that hangs is not waited."""
+        threads.within(SAY, "say", partial(self.application.logger.info, words))
 
     def _beat(self, notifier: Notifier) -> None:
         if notifier.watchdog is None:

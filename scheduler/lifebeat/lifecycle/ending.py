@@ -76,14 +76,7 @@ class Ending:
     def say_overdue(self) -> None:
         """Say that the end may stay unreported; beside the caller, whose log may be what takes long."""
         words = "the stop took longer than telemetryShutdownTimeout; its shutdown event may be lost"
-        said = threading.Event()
-
-        def say() -> None:
-            self.application.logger.warning(words)
-            said.set()
-
-        if threads.start("say", say, timeout=MARGIN / 2):
-            said.wait(MARGIN / 2)
+        threads.within(MARGIN / 2, "say", partial(self.application.logger.warning, words))
 
     def run(self, caller: int, *, on_loop: bool) -> None:
         """Do all of it, in a thread whose caller waits no longer than it may.

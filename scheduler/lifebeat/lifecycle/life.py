@@ -450,16 +450,17 @@ class Life:
 
     # -- stop --------------------------------------------------------------------------------------------------------
 
-    def stop(self, on_loop: bool = False) -> bool:
+    def stop(self, on_loop: bool = False, deadline: Deadline | None = None) -> bool:
         """Stop within ``telemetryShutdownTimeout``, from whatever thread; on an event loop the rest goes on beside it.
 
         Args:
             on_loop: Whether an event loop is held up meanwhile.
+            deadline: Until when it has time; ``None`` for ``telemetryShutdownTimeout`` from now.
 
         Returns:
             Whether it is over, or has taken as long as it may.
         """
-        ending, is_mine = self._end()
+        ending, is_mine = self._end(deadline)
         if ending is None:
             return True
         if is_mine:
@@ -479,11 +480,12 @@ class Life:
         ending = self._ending
         return ending is None or ending.wait(timeout)
 
-    def _end(self) -> tuple[Ending | None, bool]:
+    def _end(self, deadline: Deadline | None) -> tuple[Ending | None, bool]:
         """Return the ending, and whether it is the caller's to run; ``None`` where there is no life."""
-        timeout = self.application.source.read().shutdown_timeout.total_seconds()
-        deadline = Deadline(self.application.clock, timeout)
-        locked = self._lock.acquire(timeout=timeout / 4)  # an edit is being read from a slow disk just now
+        if deadline is None:
+            timeout = self.application.source.read().shutdown_timeout.total_seconds()
+            deadline = Deadline(self.application.clock, timeout)
+        locked = self._lock.acquire(timeout=deadline.left / 4)  # an edit is being read from a slow disk just now
         try:
             if self._is_over or self._ending is not None:
                 return self._ending, False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,3 +49,15 @@ def start(name: str, work: Callable[[], None], *, daemon: bool = True, timeout: 
         return not decided.acquire(blocking=False)
     except (RuntimeError, MemoryError):  # the interpreter is ending, or there are as many threads as may be
         return False
+
+
+def within(seconds: float, name: str, work: Callable[[], None]) -> bool:
+    """Do ``work`` in a thread of its own, and return whether it was done in time; what was not is left behind."""
+    begin = time.monotonic()
+    done = threading.Event()
+
+    def run() -> None:
+        work()
+        done.set()
+
+    return start(name, run, timeout=seconds) and done.wait(max(begin + seconds - time.monotonic(), 0))
