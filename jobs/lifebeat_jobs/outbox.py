@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from lifebeat import clock as clocks
 from lifebeat.storage.forks import in_child
 from lifebeat.storage.locks import FileLock
-from lifebeat.storage.sqlite import Database, DatabaseUnavailable
+from lifebeat.storage.sqlite import TIMEOUT, Database, DatabaseUnavailable
 from lifebeat_jobs import rows
 from lifebeat_jobs.rows import Bounds, Recorded, State
 
@@ -112,7 +112,7 @@ class Outbox:
         bounds: Bounds = Bounds(),  # noqa: B008 - frozen
         clock: Clock,
         warn: Callable[[str], None],
-        busy_timeout: float = 5.0,
+        busy_timeout: float = TIMEOUT,
     ) -> None:
         self._bounds = bounds
         self._clock = clock

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.errors import LifebeatError
+from lifebeat.storage.sqlite import TIMEOUT
 from lifebeat.storage.state_dir import DATABASE_FILE as FILE_NAME
 from lifebeat_jobs import agreement, description, events, identity, privacy
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
@@ -194,7 +195,9 @@ def open_outbox(context: JobContext) -> Outbox:
         bytes=settings.outbox_bytes,
         age=settings.outbox_age.total_seconds(),
     )
-    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=partial(context.logger.warning, "%s"))
+    wait = TIMEOUT if context.timeout is None else min(context.timeout.total_seconds(), TIMEOUT)
+    warn = partial(context.logger.warning, "%s")
+    make = partial(Outbox, bounds=bounds, clock=context.clock, warn=warn, busy_timeout=wait)
     if context.state_dir is None:
         return _memory.setdefault(context.config_dir, make(None))
     return make(context.state_dir / FILE_NAME)

@@ -36,6 +36,7 @@ Outcome = Literal["running", "ok", "failed", "timed out", "left behind", "skippe
 FAILED: tuple[Outcome, ...] = ("failed", "timed out", "left behind", "missed")
 KEPT_RUNS = 2000  # of each job
 WRITE_EVERY = 0.7  # not a whole second, at which jobs claim
+_PATIENCE = 2.0  # of those who look, in seconds
 FORGET_EVERY = 60.0
 _LONGEST_WAIT = 60.0
 _MOST_PENDING = 10_000
@@ -283,7 +284,7 @@ def failing(state_dir: Path | None) -> dict[str, Run]:
 def _read(state_dir: Path | None, work: Callable[[Connection], T], missing: T) -> T:
     if state_dir is None:
         return missing
-    return Database(state_dir / DATABASE_FILE, _SCHEMA, warn=lambda _: None).run(work, "read", missing)
+    return Database(state_dir / DATABASE_FILE, _SCHEMA, warn=lambda _: None, timeout=_PATIENCE).run(work, "read", missing)
 
 
 def _select(connection: Connection, which: str, values: dict[str, str | float | None]) -> Iterator[Run]:

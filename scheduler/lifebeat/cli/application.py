@@ -6,6 +6,7 @@ import importlib
 import os
 import stat
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from lifebeat import consent, record
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lifebeat.context import Consent, JobModule
+    from lifebeat.context import Consent, JobContext, JobModule
     from lifebeat.errors import Problem
     from lifebeat.record import Record
     from lifebeat.settings.table import Settings
 
 TELEMETRY = "lifebeat_jobs.telemetry"
+PATIENCE = timedelta(seconds=2)
 NOBODY_YET = "host argument (no application has run here yet; what it passes in code is not known)"
 
 
@@ -65,6 +67,10 @@ class Application(lifecycle.Application):
     def settings(self) -> Settings:
         """Return the merged settings as they are now."""
         return self.source.read()
+
+    def context(self, job_id: str, *, timeout: timedelta | None = PATIENCE, **options: Any) -> JobContext:
+        """Return what a job gets, for a command that waits for no other process for longer than ``timeout``."""
+        return super().context(job_id, timeout=timeout, **options)
 
     def consent(self) -> Consent:
         """Return whether telemetry may record and send, as the application itself answers.

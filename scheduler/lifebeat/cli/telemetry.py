@@ -100,10 +100,11 @@ def flush(args: argparse.Namespace) -> int:
     from lifebeat.cli.application import Application
 
     application = Application(args)
-    context, telemetry = application.context("flush"), application.telemetry
+    timeout = timedelta(seconds=args.timeout)
+    context, telemetry = application.context("flush", timeout=timeout), application.telemetry
     delivered, waiting, reason, consent = 0, 0, None, application.consent()
     if consent.is_on and application.settings.api_key is not None:
-        delivered = telemetry.flush(context, timedelta(seconds=args.timeout))
+        delivered = telemetry.flush(context, timeout)
     elif not consent.is_on:
         reason = f"telemetry is {consent}"
     else:
