@@ -284,7 +284,8 @@ def failing(state_dir: Path | None) -> dict[str, Run]:
 def _read(state_dir: Path | None, work: Callable[[Connection], T], missing: T) -> T:
     if state_dir is None:
         return missing
-    return Database(state_dir / DATABASE_FILE, _SCHEMA, warn=lambda _: None, timeout=_PATIENCE).run(work, "read", missing)
+    database = Database(state_dir / DATABASE_FILE, _SCHEMA, warn=lambda _: None, timeout=_PATIENCE)
+    return database.run(work, "read", missing)
 
 
 def _select(connection: Connection, which: str, values: dict[str, str | float | None]) -> Iterator[Run]:
