@@ -25,16 +25,22 @@ pytestmark = pytest.mark.xdist_group("postgresql")
 
 def test_every_instant_once(installation: Installation, postgresql: PostgreSQL) -> None:
     """Ten jobs in three processes: each (job, instant) runs exactly once, and a kill -9 changes nothing."""
-    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="1s")
-    victim, *_ = cluster.start(3)
-    cluster.await_instants(2, 20)
+    cluster = Cluster(installation, postgresql.schema(), jobs=10, every="1s", fields="coalesce: false")
+    victim, other, _ = cluster.start(3)
+    members = "SELECT count(*) FROM lifebeat WHERE kind = 'member'"
+    cluster.await_instants(1, 30)
+    eventually(lambda: postgresql.sql(members, cluster.database) == [(3,)])
+    # In the middle of a run it would be half a minute until another process runs it again.
+    eventually(lambda: 0.3 < time.time() % 1 < 0.5 and not doing(postgresql, cluster))
     cluster.kill(victim)
-    before = len(cluster.runs())
-    eventually(lambda: len(cluster.runs()) >= before + 30)
-    said = cluster.end()
-    runs = cluster.runs()
-    assert twice(runs) == []
-    assert missed(runs, 1.0) == []
+    before = time.time()
+    eventually(lambda: sum(run.instant > before for run in cluster.runs()) >= 20)
+    said = [end(other)[2]]
+    cluster.processes.remove(other)
+    # What that one had taken from the queue and not begun is back in it.
+    eventually(lambda: missed(cluster.runs(), 1.0) == [])
+    said += cluster.end()
+    assert twice(cluster.runs()) == []
     assert not any("Traceback" in one for one in said), said
 
 
@@ -90,7 +96,7 @@ def test_own_jobs_run_while_the_database_is_away(
     """Without its database the process's own jobs run, shared ones wait, and it says so once; then all goes on."""
     database = postgresql.schema()
     (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")
-    own = "  own:\n    run: noting:note\n    every: 500ms\n"
+    own = "  own:\n    run: noting:note\n    every: 200ms\n"
     (installation.config / "jobs.yaml").write_text(jobfile.packaged().read_text() + own)
     postgresql.stop()
     try:
@@ -99,14 +105,15 @@ def test_own_jobs_run_while_the_database_is_away(
             PYTHONPATH=str(installation.directory),
         )  # fmt: skip
         assert process.stdout is not None
+        assert process.stderr is not None
+        assert any("are paused, others keep running" in line for line in process.stderr)
         assert [process.stdout.readline() for _ in range(8)] == ["own\n"] * 8
         assert receiver.names() == []
     finally:
         postgresql.start()
     eventually(lambda: receiver.names() == ["startup"])
     _, _, err = end(process)
-    assert err.count("are paused, others keep running") == 1, err
-    assert err.count("are resumed") == 1, err
+    assert (err.count("are paused"), err.count("are resumed")) == (0, 1), err
     assert "Traceback" not in err
     assert receiver.names() == ["startup", "shutdown"]
 
@@ -123,7 +130,7 @@ def doing(postgresql: PostgreSQL, cluster: Cluster) -> set[tuple[str, int]]:
 def test_a_database_that_goes_and_comes(installation: Installation, postgresql: PostgreSQL) -> None:
     """Runs that end while PostgreSQL is away have ended; then all goes on, nothing missed, nothing twice, said once."""
     cluster = Cluster(
-        installation, postgresql.schema(), jobs=3, every="1s", seconds=2.5, fields="max_instances: 9, coalesce: false"
+        installation, postgresql.schema(), jobs=2, every="1s", seconds=1.5, fields="max_instances: 9, coalesce: false"
     )
     cluster.start(2)
     cluster.await_instants(1, 20)
@@ -134,10 +141,10 @@ def test_a_database_that_goes_and_comes(installation: Installation, postgresql: 
     finally:
         postgresql.start()
     back = time.time()
-    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 30)
+    eventually(lambda: sum(run.begun > back for run in cluster.runs()) >= 4)
+    eventually(lambda: missed(cluster.runs(), 1.0) == [])
     said = cluster.end()
     assert twice(cluster.begun()) == []
-    assert missed(cluster.runs(), 1.0) == []
     for one in said:
         paused, resumed = one.count("are paused"), one.count("are resumed")
         assert (paused, "Traceback" in one, "psycopg" in one) == (resumed, False, False)
@@ -146,11 +153,11 @@ def test_a_database_that_goes_and_comes(installation: Installation, postgresql: 
 
 def test_one_run_at_a_time(installation: Installation, postgresql: PostgreSQL) -> None:
     """A job that takes longer than its interval does not overlap itself in a process."""
-    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="1s", seconds=2.5)
+    cluster = Cluster(installation, postgresql.schema(), jobs=1, every="200ms", seconds=0.5)
     cluster.start()
     cluster.await_instants(4, 60)
     cluster.end()
-    assert overlapping(cluster.runs(), 2.5) == []
+    assert overlapping(cluster.runs(), 0.5) == []
     assert twice(cluster.runs()) == []
 
 
@@ -251,6 +258,7 @@ def test_a_host_with_its_own_worker(
 
 def test_older_tables(installation: Installation, postgresql: PostgreSQL) -> None:
     """Tables of a Procrastinate that is too old are left as they are, and one line says what to do."""
+    installation.write(telemetryShutdownTimeout="2s")
     database = postgresql.schema()
     postgresql.sql("CREATE TABLE procrastinate_jobs (id bigint)", database)
     process = installation.lifebeat("run", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=database)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hosts import Installation, end, eventually
-from redisserver import RedisServer
 
 if TYPE_CHECKING:
     from lifebeat.testing import PostHogServer
@@ -42,23 +41,6 @@ def test_procrastinate(installation: Installation, postgresql: PostgreSQL, recei
     assert status(installation, {})["engine"]["reason"].startswith(
         "environment (LIFEBEAT_ENGINE): 'procrastinate' needs"
     )
-
-
-def test_celery(installation: Installation, receiver: PostHogServer) -> None:
-    """The same beside a process that claims in Redis."""
-    installation.write(telemetryHeartbeatInterval="1s", appName="notes")
-    server = RedisServer()
-    engine = {"LIFEBEAT_ENGINE": "celery", "LIFEBEAT_DATABASE": server.url}
-    try:
-        process = installation.lifebeat("run", **engine)
-        eventually(lambda: "heartbeat" in receiver.names())
-        found = status(installation, engine)
-        assert [one.split(":")[1] for one in found["engine"]["members"]] == [str(process.pid)]
-        assert found["engine"]["last_run"]["job_id"] == "heartbeat"
-        assert {event["distinct_id"] for event in receiver.events} == {found["instance_id"]}
-        end(process)
-    finally:
-        server.close()
 
 
 @pytest.mark.parametrize(

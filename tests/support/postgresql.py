@@ -46,6 +46,11 @@ class PostgreSQL:
             found = connection.execute(query.encode())
             return found.fetchall() if found.description else []
 
+    def count_statements(self) -> int:
+        """How many statements the server has logged so far; they are logged where one has asked for it."""
+        logged = (self._directory / "log").read_text(errors="replace").splitlines()
+        return sum("duration:" in line and ("execute " in line or "statement: " in line) for line in logged)
+
     def stop(self) -> None:
         """Stop the server; sessions are ended."""
         self._pg_ctl("stop", "-m", "fast")
