@@ -172,6 +172,19 @@ def test_what_was_not_handed_over_is_handed_over_by_another(redis: RedisServer, 
     assert sent == [DUE]
 
 
+def test_what_a_dead_worker_has_lost_is_handed_over_again(redis: RedisServer) -> None:
+    """Handed over and not begun in the broker's time for a redelivery, as a killed worker may lose it; begun, never."""
+    shared = Shared(Redis(None, lambda: redis.url), lambda: "notes", redelivery=0.0)
+    lost, begun = DUE, Due("other", DUE.instant)
+    for due in (lost, begun):
+        assert shared.claim(due, waits=True)
+        shared.note_handed_over(due)
+    assert shared.begin(begun, "one", coalesce=False) == 1
+    assert shared.renew(None, offers=True) == (False, [])  # not at once
+    redis.client().zincrby("lifebeat:{notes}:waiting", -6 * SECOND, lost.member)  # as if six seconds had passed
+    assert shared.renew(None, offers=True) == (False, [lost])
+
+
 # -- what a queue delivers ---------------------------------------------------------------------------------------------
 
 

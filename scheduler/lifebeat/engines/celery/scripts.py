@@ -127,6 +127,15 @@ return 1
 """
 )
 
+# Kombu takes a task out of a queue of Redis, and then notes that it has it: a worker that is killed in between has lost
+# it. So what has not begun by the time of a redelivery waits again; should it only be late, a repeat does nothing.
+NOTE_HANDED_OVER = (
+    _NOW
+    + """
+redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[2]), ARGV[1])
+"""
+)
+
 # A delivery is the same one again after its worker has died, and another if the instant was handed over twice.
 # Of a job that coalesces an instant is over when another of its runs has begun since. Returns the attempt, 0 for none.
 BEGIN = (

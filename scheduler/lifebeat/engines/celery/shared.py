@@ -21,7 +21,7 @@ GONE_AFTER = 30.0
 MICROSECONDS = 1_000_000
 KEPT_CLAIMS = 100
 KEPT_SECONDS = 400 * 86_400  # past the next instant of a job that runs once a year
-HANDED_OVER = "inf"
+REDELIVERY = 3600.0  # Celery's own
 _MOST = 100
 
 
@@ -50,7 +50,7 @@ class Shared:
         redis: The Redis.
         name: Returns the application's name; two of them may share a Redis.
         gone_after: Seconds after which a process that has not renewed its row is gone.
-        kept_runs: Seconds for which it is remembered that an instant has run.
+        redelivery: Seconds after which the broker gives to another what a dead worker had.
     """
 
     def __init__(
@@ -59,14 +59,15 @@ class Shared:
         name: Callable[[], str],
         *,
         gone_after: float = GONE_AFTER,
-        kept_runs: float = 7200.0,
+        redelivery: float = REDELIVERY,
     ) -> None:
         self.gone_after = gone_after
         self.renew_every = gone_after / 10
         self.me = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(4).hex()}"
         self.redis = redis
         self._name = name
-        self._kept_runs = int(kept_runs)
+        self._redelivery = redelivery
+        self._kept_runs = int(2 * redelivery)
         self._times = [int(seconds * MICROSECONDS) for seconds in (gone_after, self.renew_every, self.settling)]
 
     @property
@@ -133,9 +134,8 @@ class Shared:
         return bool(self._run(scripts.CLAIM, keys, due.member, due.instant, KEPT_CLAIMS, KEPT_SECONDS, int(waits)))
 
     def note_handed_over(self, due: Due) -> None:
-        """Note that a queue has it."""
-        with self._asking() as redis:
-            redis.zadd(self._prefix + "waiting", {due.member: HANDED_OVER}, xx=True)
+        """Note that a queue has it: it is handed over again only if no run has begun by the time of a redelivery."""
+        self._run(scripts.NOTE_HANDED_OVER, ["waiting"], due.member, int(self._redelivery * MICROSECONDS))
 
     def skip(self, due: Due) -> None:
         """Count an instant of a new job as done; a process that came earlier, and has it due, may still claim it."""

@@ -12,7 +12,7 @@ from lifebeat import clock as clocks
 from lifebeat.embedding import application_of, attach_application, source_of
 from lifebeat.engines.celery.connection import Redis, Sender
 from lifebeat.engines.celery.coordinator import CeleryCoordinator
-from lifebeat.engines.celery.shared import GONE_AFTER, Due, Shared
+from lifebeat.engines.celery.shared import GONE_AFTER, REDELIVERY, Due, Shared
 from lifebeat.installation import KEY, known_id
 from lifebeat.log import get_logger
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
@@ -32,7 +32,6 @@ TASK = "lifebeat.run"
 ASK_AGAIN = 5  # seconds
 MOST_UNKNOWN = 12
 MOST_ATTEMPTS = 3
-VISIBILITY_TIMEOUT = 3600.0  # Celery's own
 NOT_CONSUMED = (
     "this worker does not consume the queue %r, so it neither claims nor runs jobs with `once: application`; "
     "one that does has to run too, or route the task %r to a queue that this one consumes"
@@ -90,12 +89,11 @@ class Attachment:
     def _shared(self, application: Application) -> Shared:
         conf = self.app.conf
         options: dict[str, Any] = conf.broker_transport_options or {}
-        visibility = options.get("visibility_timeout") or VISIBILITY_TIMEOUT
         return Shared(
             self._redis,
             lambda: application.source.read().app_name or "",
             gone_after=conf.get("lifebeat_gone_after", GONE_AFTER),
-            kept_runs=2 * float(visibility),
+            redelivery=float(options.get("visibility_timeout") or REDELIVERY),
         )
 
     def _queue(self) -> Any:
