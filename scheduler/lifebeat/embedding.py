@@ -28,9 +28,9 @@ class HostArguments(TypedDict, total=False):
         app_name: The application's name; for log lines, never sent.
         app_version: The application's version.
         release_version: The release that is running; ``None`` for the version.
-        api_key: The PostHog project key.
-        host: The URL of the PostHog to send to.
-        enabled: False turns telemetry off; true cannot turn it on against another layer.
+        api_key: The PostHog project key; ``None``, and none in another layer, sends nothing.
+        host: The URL of the PostHog to send to; ``None`` for PostHog's cloud in the US.
+        enabled: False turns telemetry off; true, and ``None``, cannot turn it on against another layer.
         config_dir: The config directory; ``None`` for ``LIFEBEAT_CONFIG_DIR``, systemd's, or ``./config``.
         allow: The modules that the job file may name, besides ``lifebeat_jobs``; one name, or several.
     """

@@ -93,7 +93,7 @@ class Lifebeat:
         return self._edit(key, value)
 
     def unsetconfig(self, key: str) -> str:
-        """Remove one key from the config file, as ``lifebeat setconfig --unset`` does, and return the file.
+        """Remove one key from the config file, as ``lifebeat setconfig --unset KEY`` does, and return the file.
 
         Raises:
             LifebeatError: There is no such key, or the file cannot be written.
@@ -110,7 +110,11 @@ class Lifebeat:
         return str(path)
 
     def preview(self, event: str | None = None) -> list[str]:
-        """Return the exact events that would be sent now, or the one of that name; nothing is sent or kept."""
+        """Return the exact events that would be sent now, as JSON; nothing is sent or kept.
+
+        Args:
+            event: Only the event of this name; ``None`` for all.
+        """
         context = self._application.context("preview")
         return [body for preview in self._offered("preview") for body in preview(context, event)]
 
@@ -122,9 +126,11 @@ class Lifebeat:
         return sum(flush(context, timedelta(seconds=timeout)) for flush in self._offered("flush", only_enabled=True))
 
     def runs(self, job: str | None = None, limit: int = 1000) -> list[Run]:
-        """Return the runs that are remembered, the newest first, or those of one job.
+        """Return the runs that are remembered, the newest first; empty where none is, or none can be read now.
 
-        Empty where nothing is remembered, or it cannot be read now.
+        Args:
+            job: The ID of one job; ``None`` for all.
+            limit: How many runs at most.
         """
         from lifebeat import history
         from lifebeat.storage.sqlite import DatabaseUnavailable

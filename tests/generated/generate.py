@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pages
+import reference
 import schemas
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "install": partial(pages.section, ROOT / "README.md", "Install"),
         "host": partial(pages.source, ROOT / "examples/standalone/main.py"),
     },
+    "docs/reference.md": {"reference": reference.reference},
     "docs/settings.md": {
         "settings": pages.settings_table,
         "ci": pages.ci_variables,

@@ -39,7 +39,7 @@ class FakeClock:
         self._monotonic += seconds
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward or, with a negative number, back; boot time goes on as it was."""
+        """Set the wall clock so many seconds forward or, with a negative number, back; boot time goes on as it was."""
         self._time += seconds
 
     def reboot(self, seconds: float = 0.0) -> None:

@@ -33,7 +33,7 @@ def hold_contract(lock: str | os.PathLike[str], *, modules: Iterable[str] = ()) 
     """Hold what can be sent against a lock file.
 
     Args:
-        lock: The file that ``lifebeat describe --lock`` has written.
+        lock: The file that ``lifebeat describe --lock FILE`` has written.
         modules: The modules that declare the application's own events.
 
     Raises:

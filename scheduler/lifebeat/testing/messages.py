@@ -48,7 +48,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: its status, its body, and the headers it has beside Content-Type and Content-Length."""
+    """A whole answer.
+
+    Attributes:
+        status: The HTTP status.
+        body: The body, of JSON.
+        headers: The headers that it has besides Content-Type and Content-Length.
+    """
 
     status: int = 200
     body: bytes = b'{"status":"Ok"}'
