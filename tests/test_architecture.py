@@ -31,6 +31,7 @@ FLOORS = {
     "embedding": 9,
     "engines": 10,
     "host": 10,
+    "view": 10,
     "testing": 10,
     "cli": 11,
     "__init__": 12,

@@ -255,11 +255,46 @@ def read(
     """
 
     def work(connection: Connection) -> list[Run]:
-        which = "begun >= :since AND (:job IS NULL OR job = :job) ORDER BY begun DESC, number DESC"
+        outcomes = f"outcome IN {(*FAILED, 'running')}" if failed else "TRUE"  # of these some have been left behind
+        which = f"begun >= :since AND (:job IS NULL OR job = :job) AND {outcomes} ORDER BY begun DESC, number DESC"
         found = _select(connection, which, {"since": since, "job": job})
         return list(islice((run for run in found if run.has_failed or not failed), limit))
 
     return _read(state_dir, work, [])
+
+
+def tally(state_dir: Path | None, *, since: float, step: float, steps: int) -> dict[str, list[tuple[int, int]]]:
+    """Return how many runs of each job failed and how many ended well, in each of some steps of time.
+
+    Raises:
+        DatabaseUnavailable: They cannot be read now.
+    """
+    ended = (*FAILED, "ok")
+
+    def work(connection: Connection) -> dict[str, list[tuple[int, int]]]:
+        counted = "SELECT job, CAST((begun - ?) / ? AS INTEGER), SUM(outcome <> 'ok'), SUM(outcome = 'ok') FROM runs"
+        which = f"WHERE begun >= ? AND outcome IN ({', '.join('?' * len(ended))}) GROUP BY 1, 2"
+        found: dict[str, list[tuple[int, int]]] = {}
+        for job, number, failed, well in connection.execute(f"{counted} {which}", (since, step, since, *ended)):
+            if number < steps:
+                found.setdefault(job, [(0, 0)] * steps)[number] = (failed, well)
+        return found
+
+    return _read(state_dir, work, {})
+
+
+def latest(state_dir: Path | None) -> dict[str, Run]:
+    """Return the latest run of each job.
+
+    Raises:
+        DatabaseUnavailable: They cannot be read now.
+    """
+
+    def work(connection: Connection) -> dict[str, Run]:
+        which = "number IN (SELECT number FROM (SELECT number, MAX(begun) FROM runs GROUP BY job))"
+        return {run.job: run for run in _select(connection, which, {})}
+
+    return _read(state_dir, work, {})
 
 
 def failing(state_dir: Path | None) -> dict[str, Run]:

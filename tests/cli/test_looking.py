@@ -33,6 +33,7 @@ LOOKING: dict[str, list[str]] = {
     "check": ["check"],
     "schema": ["schema", "jobs"],
     "describe": ["describe"],
+    "view": ["view", "--export", "-"],
     "prove-off": ["prove-off"],
 }
 ACTING: dict[str, list[str]] = {

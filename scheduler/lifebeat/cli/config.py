@@ -11,6 +11,7 @@ from lifebeat.storage.safe_file import absolute
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
@@ -45,7 +46,6 @@ def config(args: argparse.Namespace) -> int:
 
 def setconfig(args: argparse.Namespace) -> int:
     """Set one key in the config file, or remove one with --unset; every running process follows within seconds."""
-    from lifebeat import installation, record
     from lifebeat.cli import layers
     from lifebeat.cli.application import Application, check_known
     from lifebeat.settings.table import BY_NAME
@@ -55,16 +55,8 @@ def setconfig(args: argparse.Namespace) -> int:
     name = str(args.unset or args.key)
     check_known(name)
     application = Application(args, remember=True)
-    _refuse_elsewhere(application)
-    path = installation.set_setting(
-        application.config_dir,
-        name,
-        None if args.unset else args.value,
-        state_dir=record.state_dir(application.source, application.settings),
-    )
+    path = set_value(application, name, None if args.unset else args.value)
     settings = application.settings
-    if settings.opted_out:
-        application.telemetry.withdrawn(application.context("setconfig"))  # what is pending
     key, source = BY_NAME[name], settings.sources[name]
     value = layers.written(key, settings.value(name))
     if args.json:
@@ -77,6 +69,22 @@ def setconfig(args: argparse.Namespace) -> int:
     elif absolute(source) != str(path):
         console.say(f"but {source} says otherwise, and wins: {name} is {layers.cell(value)}")
     return DONE
+
+
+def set_value(application: Application, name: str, written: str | None) -> Path:
+    """Set one key in the config file, or remove it with ``None``, and return the file.
+
+    Raises:
+        LifebeatError: There is no such key, the value is not valid, or the file is elsewhere or cannot be written.
+    """
+    from lifebeat import installation, record
+
+    _refuse_elsewhere(application)
+    state = record.state_dir(application.source, application.settings)
+    path = installation.set_setting(application.config_dir, name, written, state_dir=state)
+    if application.settings.opted_out:
+        application.telemetry.withdrawn(application.context("setconfig"))  # what is pending
+    return path
 
 
 def _refuse_elsewhere(application: Application) -> None:

@@ -43,11 +43,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "lifebeat", **argumen
 
 def command_line(prog: str = "lifebeat") -> CommandLine:
     """Return the command line; the reference in the documents is made from it."""
-    from lifebeat.cli import config, init, jobs, proof, run, runs, status, telemetry
+    from lifebeat.cli import config, init, jobs, proof, run, runs, status, telemetry, view
     from lifebeat.cli.options import CommandLine
 
     made = CommandLine(prog)
-    for family in (init, run, jobs, runs, config, status, telemetry, proof):
+    for family in (init, run, jobs, runs, config, status, telemetry, view, proof):
         family.add_commands(made)
     return made
 

@@ -38,19 +38,22 @@ def status(args: argparse.Namespace) -> int:
     application = Application(args)
     found = look(application)
     problem = found["telemetry"] == "paused" or found["error"] is not None
-    show = console.iso if args.json else console.spoken
     said = summary(application, found)
-    if not args.json:
-        del found["failing"]  # it stands in the first sentence
-    shown = {name: show(value) if name in _TIMES else value for name, value in found.items()}
     if args.json:
-        console.say_json({"summary": said} | shown)
+        console.say_json({"summary": said} | as_dict(found))
     else:
         console.say(said)
+        del found["failing"]  # it stands in the first sentence
+        shown = {name: console.spoken(value) if name in _TIMES else value for name, value in found.items()}
         shown["engine"] = _in_words(found["engine"])
         known = {name: value for name, value in shown.items() if name in _ALWAYS or value not in (None, [])}
         console.say(console.pairs(known))
     return PROBLEM if problem else DONE
+
+
+def as_dict(found: dict[str, Any]) -> dict[str, Any]:
+    """Return how telemetry stands for programs."""
+    return {name: console.iso(value) if name in _TIMES else value for name, value in found.items()}
 
 
 def look(application: Application) -> dict[str, Any]:
@@ -68,7 +71,8 @@ def look(application: Application) -> dict[str, Any]:
         found["last_delivered"] = max(delivered, default=None)
     found["warning"] = application.dies_with_container
     known = {spec.id for spec in application.load().specs if spec.enabled}
-    found["failing"] = [run for run in failing(application) if run["job"] in known]
+    failed = failing(application) if found["error"] is None else []
+    found["failing"] = [run for run in failed if run["job"] in known]
     found["next_heartbeat"] = _next_heartbeat(application) if found["telemetry"] == "on" else None
     found["engine"] = engines.look(application.source.environ, application.settings.app_name)
     if application.record is not None and application.record.others:

@@ -16,6 +16,7 @@ from lifebeat.text.hints import did_you_mean
 if TYPE_CHECKING:
     import argparse
 
+    from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
 
 
@@ -72,7 +73,7 @@ def log(args: argparse.Namespace) -> int:
         raise LifebeatError(f"what was recorded cannot be seen: {application.unseen}")
     entries = application.telemetry.entries(application.context("log"), args.count)
     if args.json:
-        console.say_json([_entry_as_dict(one) for one in entries])
+        console.say_json([as_dict(one) for one in entries])
         return DONE
     rows = [
         (
@@ -90,7 +91,8 @@ def log(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _entry_as_dict(entry: dict[str, Any]) -> dict[str, Any]:
+def as_dict(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded event for programs."""
     found = {name: console.iso(entry[name]) if name in _TIMES else entry[name] for name in _COLUMNS}
     return found | {"body": json.loads(entry["body"])}
 
@@ -127,10 +129,7 @@ def accept(args: argparse.Namespace) -> int:
     """Agree to what this version wants to send besides what was agreed to."""
     from lifebeat.cli.application import Application
 
-    application = Application(args)
-    context, telemetry = application.context("accept"), application.telemetry
-    wanted = telemetry.status(context).get("unaccepted")
-    accepted = telemetry.accept(context) if wanted else []
+    accepted = agree(Application(args))
     if args.json:
         console.say_json({"accepted": accepted})
     elif accepted:
@@ -138,6 +137,12 @@ def accept(args: argparse.Namespace) -> int:
     else:
         console.say("nothing new: what this version sends was agreed to")
     return DONE
+
+
+def agree(application: Application) -> list[str]:
+    """Agree to what is new, and return it."""
+    context, telemetry = application.context("accept"), application.telemetry
+    return telemetry.accept(context) if telemetry.status(context).get("unaccepted") else []
 
 
 def describe(args: argparse.Namespace) -> int:

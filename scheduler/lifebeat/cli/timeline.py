@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 48
 LABEL = 30
-_CELL = 1800 * SECOND
+CELL = 1800 * SECOND  # half an hour
 _MANY = 10  # runs in half an hour; more are not told apart
 BLOCKS, ASCII = ".░▂▄▆█", ".~:+*#"
 _LEVELS = (0, 1, 2, 5, _MANY)
@@ -62,18 +62,19 @@ def _cells(instants: Instants, start: int, jitter: int) -> list[int]:
     """Return how much each half hour has: 0 nothing, 1 the end of a jitter window, from 2 up one run and more."""
     cells = [0] * COLUMNS
     for column in range(COLUMNS):
-        found = _within(instants, start + column * _CELL)
+        found = within(instants, start + column * CELL)
         if found:
             cells[column] = 1 + sum(len(found) >= level for level in _LEVELS[1:])
-            for late in range(column + 1, min((found[-1] + jitter - start) // _CELL + 1, COLUMNS)):
+            for late in range(column + 1, min((found[-1] + jitter - start) // CELL + 1, COLUMNS)):
                 cells[late] = 1
     return cells
 
 
-def _within(instants: Instants, start: int) -> list[int]:
+def within(instants: Instants, start: int) -> list[int]:
+    """Return the instants of the half hour from ``start``, no more than are told apart."""
     found: list[int] = []
     at = instants.after(start - 1)
-    while at is not None and at < start + _CELL and len(found) < _MANY:
+    while at is not None and at < start + CELL and len(found) < _MANY:
         found.append(at)
         at = instants.after(at)
     return found
