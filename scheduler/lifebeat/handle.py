@@ -190,6 +190,11 @@ class Lifebeat:
         state = record.state_dir(source, settings)
         return state is None or not (state / DATABASE_FILE).exists()
 
+    @property
+    def application(self) -> Application:
+        """Return what is run, for a page that shows it."""
+        return self._application
+
     # -- for attach --------------------------------------------------------------------------------------------------
 
     def attach(self, *, signals: bool) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import threading
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlencode
-from wsgiref.validate import validator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +17,7 @@ from lifebeat.view.page import Page
 from lifebeat.view.server import Server
 from lifebeat.view.style import STYLE
 from lifebeat.view.web import View
+from requests_to_view import Answer, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,14 +59,6 @@ def document(text: str = "report", *, number: int = 1) -> Document:
     }  # fmt: skip
 
 
-class Answer(NamedTuple):
-    """What a request got."""
-
-    status: str
-    headers: dict[str, str]
-    text: str
-
-
 class Site:
     """A page whose actions only note that they were asked for."""
 
@@ -99,29 +89,6 @@ class Site:
             **headers: str) -> Answer:  # fmt: skip
         """Ask for a page as a server would."""
         return ask(self.view, method, path, form, query, **({"HTTP_HOST": HOST} | headers))
-
-
-def ask(
-    app: Any, method: str, path: str, form: Mapping[str, str] | None = None, query: str = "", **more: str
-) -> Answer:
-    """Ask a WSGI application, which is held against the specification meanwhile."""
-    body, got = urlencode(form or {}).encode(), list[Any]()
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": query, "SERVER_NAME": "x",
-        "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "CONTENT_LENGTH": str(len(body)), "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(body), "wsgi.errors": io.StringIO(),
-        "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False, **more,
-    }  # fmt: skip
-
-    def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
-        got.extend((status, dict(headers)))
-        return list[bytes]().append
-
-    answer = validator(app)(environ, start_response)
-    try:
-        return Answer(got[0], got[1], b"".join(answer).decode())
-    finally:
-        answer.close()  # type: ignore[attr-defined]
 
 
 def press(site: Site, act: str, **fields: str) -> Answer:

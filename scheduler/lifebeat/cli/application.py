@@ -105,6 +105,20 @@ class Application(lifecycle.Application):
         return cast("JobModule", importlib.import_module(TELEMETRY))
 
 
+class Attached(Application):
+    """What a handle runs in this very process, seen as commands see it.
+
+    Args:
+        application: What the handle runs.
+    """
+
+    def __init__(self, application: lifecycle.Application) -> None:
+        self.record = _record_of(application.source)
+        lifecycle.Application.__init__(
+            self, application.source, allow=application.allow, clock=application.clock, logger=application.logger
+        )
+
+
 def _record_of(source: ConfigSource) -> Record | None:
     return record.read(record.state_dir(source, source.read(), looking=True))
 

@@ -43,7 +43,10 @@ def view(args: argparse.Namespace) -> int:
 
     try:
         server = Server(
-            lambda shown: gather(Application(args), shown), _buttons(args), port=args.port, refused=console.complain
+            lambda shown: gather(Application(args), shown),
+            buttons(lambda: Application(args, remember=True)),
+            port=args.port,
+            refused=console.complain,
         )
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -77,13 +80,17 @@ def _export(application: Application, file: str, *, as_json: bool) -> int:
     return DONE
 
 
-def _buttons(args: argparse.Namespace) -> dict[str, Callable[[Mapping[str, str]], object]]:
+def buttons(find: Callable[[], Application]) -> dict[str, Callable[[Mapping[str, str]], object]]:
+    """Return what the page's buttons do: the same as the commands.
+
+    Args:
+        find: Returns the application as it is now.
+    """
     from lifebeat.cli import config, telemetry
-    from lifebeat.cli.application import Application
 
     return {
-        "off": lambda _: config.set_value(Application(args, remember=True), "telemetryEnabled", "false"),
-        "accept": lambda _: telemetry.agree(Application(args)),
+        "off": lambda _: config.set_value(find(), "telemetryEnabled", "false"),
+        "accept": lambda _: telemetry.agree(find()),
     }
 
 
