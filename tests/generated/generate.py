@@ -77,6 +77,7 @@ def generated() -> dict[str, str]:
     made[DEFAULTS] = pages.defaults_file()
     made[JOBS] = pages.jobs_as_json(ROOT / "config/jobs.yaml")
     made |= {f"config/hosts/{host}.py": _there(ROOT / path) or "" for host, path in HOST_CODE.items()}
+    made["llms.txt"] = pages.list_of_pages(ROOT)
     for path, parts in {**PAGES, **hosts()}.items():
         made[path] = filled((ROOT / path).read_text(encoding="utf-8"), parts)
     return made

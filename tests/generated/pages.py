@@ -299,6 +299,22 @@ def section(path: Path, heading: str) -> str:
     return path.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0].strip()
 
 
+def list_of_pages(root: Path) -> str:
+    """``llms.txt``: what it is, and every page with what it is for, for programs that read."""
+    about = (root / "README.md").read_text(encoding="utf-8").split("\n\n")[1]
+    lines = [f"# Lifebeat\n\n> {_in_a_line(about)}\n\n## Pages\n"]
+    for path in sorted([*root.glob("docs/**/*.md"), *root.glob("deploy/*/README.md")]):
+        title, first = path.read_text(encoding="utf-8").removeprefix("# ").split("\n\n")[:2]
+        lines.append(
+            f"- [{title}]({path.relative_to(root).as_posix()}): {_in_a_line(first).partition('. ')[0].rstrip('.:')}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text).split())
+
+
 def source(path: Path) -> str:
     """A file as a block of code."""
     return f"```{_LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').strip()}\n```"
