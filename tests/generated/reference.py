@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
-HANDLE = (
-    "status", "preview", "flush", "runs", "setconfig", "unsetconfig", "responds", "drain", "reload", "close",
-    "stop_scheduler", "is_idle",
-)  # fmt: skip
-NOT_FOR_HOSTS = {"attach", "clock_changed"}  # of the handle: for what attaches it
+ALL = ("*",)  # every public method
+NOT_FOR_HOSTS = {"attach", "clock_changed", "application"}  # of the handle: for what attaches it, and for the page
 # The name that a host imports it by, the module that defines it, and the methods of a class that are for hosts.
 PUBLIC: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
     "Embed it": {
         "lifebeat.attach": ("lifebeat.embedding", None),
         "lifebeat.main": ("lifebeat.cli.main", None),
-        "lifebeat.Lifebeat": ("lifebeat.handle", HANDLE),
+        "lifebeat.Lifebeat": ("lifebeat.handle", ALL),
         "lifebeat.ConfigError": ("lifebeat.errors", ()),
         "lifebeat.LifebeatError": ("lifebeat.errors", ()),
         "lifebeat.Problem": ("lifebeat.errors", ()),
@@ -37,18 +34,12 @@ PUBLIC: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
         "lifebeat.testing.fixtures.posthog": ("lifebeat.testing.fixtures", None),
         "lifebeat.testing.contract.hold_contract": ("lifebeat.testing.contract", None),
         "lifebeat.testing.telemetry_allowed": ("lifebeat.testing.environment", None),
-        "lifebeat.testing.FakeClock": (
-            "lifebeat.testing.clock", ("time", "monotonic", "boot_id", "advance", "jump", "reboot")
-        ),
-        "lifebeat.testing.PostHogServer": (
-            "lifebeat.testing.server",
-            ("start", "stop", "url", "connections", "answer", "serve", "refuse", "accept_again", "hang",
-             "hang_at_connect", "drip", "reject_events", "limit_bytes", "resume"),
-        ),
+        "lifebeat.testing.FakeClock": ("lifebeat.testing.clock", ALL),
+        "lifebeat.testing.PostHogServer": ("lifebeat.testing.server", ALL),
         "lifebeat.testing.Request": ("lifebeat.testing.messages", ("json", "header")),
         "lifebeat.testing.Answer": ("lifebeat.testing.messages", ()),
     },
-}  # fmt: skip
+}
 ARRIVALS = ("requests", "events", "names", "distinct", "wait_for")  # what the server has of its base
 
 
@@ -94,6 +85,9 @@ def entries(name: str, module: str, methods: tuple[str, ...] | None) -> list[Ent
         assert not isinstance(arguments, Function)
         return [Entry(name, node, arguments)]
     assert isinstance(node, ast.ClassDef)
+    if methods == ALL:
+        public = [one.name for one in node.body if isinstance(one, Function) and not one.name.startswith("_")]
+        methods = tuple(name for name in public if name not in NOT_FOR_HOSTS)
     found = [Entry(f"{node.name}.{method}", _defined(node, method)) for method in methods]
     if node.name == "PostHogServer":
         base = _defined(_module("lifebeat.testing.arrivals"), "Arrivals")
