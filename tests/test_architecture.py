@@ -25,6 +25,7 @@ FLOORS = {
     "once": 5,
     "consent": 6,
     "history": 6,
+    "steering": 6,
     "registration": 6,
     "lifecycle": 7,
     "handle": 8,

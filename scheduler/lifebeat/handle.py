@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.clock import Deadline, SystemClock
@@ -16,13 +17,17 @@ from lifebeat.storage import forks, threads
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
+    from lifebeat.clock import Clock
     from lifebeat.history import Run
+    from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.application import Application
     from lifebeat.lifecycle.life import Life
     from lifebeat.lifecycle.signals import StopSignals
     from lifebeat.once.protocol import Coordinator
     from lifebeat.settings.source import ConfigSource
+    from lifebeat.steering import Answer
 
     MakeCoordinator = Callable[[Application], Coordinator]
 
@@ -141,6 +146,47 @@ class Lifebeat:
             return history.read(self._application.state_dir(create=False), job=job, limit=limit)
         except DatabaseUnavailable:
             return []
+
+    def start(self, job: str) -> Answer:
+        """Order a run of a job now, as ``lifebeat start`` does; its next planned run stays where it is.
+
+        Raises:
+            LifebeatError: There is no job of that name.
+        """
+        from lifebeat import steering
+
+        return self._steer(job, steering.start)
+
+    def pause(self, job: str, until: datetime | None = None, why: str | None = None) -> Answer:
+        """Let a job not run until then, or until it is resumed, as ``lifebeat pause`` does.
+
+        Raises:
+            LifebeatError: There is no job of that name.
+        """
+        from lifebeat import steering
+
+        moment = None if until is None else until.timestamp()
+        return self._steer(job, partial(steering.pause, until=moment, why=why))
+
+    def resume(self, job: str) -> Answer:
+        """Let a job run again, as ``lifebeat resume`` does.
+
+        Raises:
+            LifebeatError: There is no job of that name.
+        """
+        from lifebeat import steering
+
+        return self._steer(job, steering.resume)
+
+    def _steer(self, job: str, order: Callable[[Path | None, JobSpec, Clock], Answer]) -> Answer:
+        from lifebeat import steering
+
+        application = self._application
+        spec = steering.find(application.load().specs, job)
+        answer = order(application.state_dir(create=False), spec, application.clock)
+        if self._life is not None:
+            self._life.follow_orders()
+        return answer
 
     def drain(self, timeout: float) -> bool:
         """Wait until none of the job file's jobs runs, at most ``timeout`` seconds; return whether none does."""
@@ -271,7 +317,7 @@ class Lifebeat:
             from lifebeat.lifecycle.watch import Watch
         application = self._application
         coordinator = (self._make_coordinator or _on_this_machine)(application)
-        watch = Watch(application.files, application.clock) if self._watching else None
+        watch = Watch(application.watched, application.clock) if self._watching else None
         if watch is not None and self._signals is not None:
             self._signals.begin()
             watch.attend(self._signals.descriptor, self._on_signal)

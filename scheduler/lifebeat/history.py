@@ -161,9 +161,20 @@ class History:
         finally:
             self._put(replace(run, outcome=outcome, took=self._clock.monotonic() - began))
 
-    def pass_over(self, job: str, instant: int, outcome: Outcome, reason: str | None = None, *, shared: bool) -> None:
+    def pass_over(
+        self,
+        job: str,
+        instant: int,
+        outcome: Outcome,
+        reason: str | None = None,
+        *,
+        shared: bool,
+        by_hand: bool = False,
+    ) -> None:
         """Remember an instant without a run, unless another process ran it."""
-        self._put(replace(self._made(job, instant, shared=shared), outcome=outcome, reason=reason), over=False)
+        run = self._made(job, instant, shared=shared)
+        run.outcome, run.reason, run.by_hand = outcome, reason, by_hand
+        self._put(run, over=False)
 
     def _made(self, job: str, instant: int, *, shared: bool) -> Run:
         pid, origin = os.getpid(), processes.origin()

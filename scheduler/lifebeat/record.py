@@ -108,7 +108,7 @@ def _lives(process: int) -> bool:
 
 def read(state_dir: Path | None) -> Record | None:
     """Return the arguments of the application's latest process; ``None`` where none has run, or it cannot be read."""
-    written: Any = _content(state_dir).get("host")
+    written: Any = content(state_dir).get("host")
     try:
         found = Record(
             arguments=dict(written["arguments"]),
@@ -158,7 +158,7 @@ def write(state_dir: Path, source: ConfigSource, *, allow: Sequence[str], clock:
         agreed=source.agreed,
         others=others | ({other: now.wall} if other and name != other else {}),
     )
-    _update(state_dir, lambda content: content | {"host": asdict(record)})
+    update(state_dir, lambda before: before | {"host": asdict(record)})
     if not name or not other or name == other or name in before.others:
         return None
     return (
@@ -187,7 +187,7 @@ class OptOut:
 
 def read_opt_out(state_dir: Path | None) -> OptOut | None:
     """Return the opt-out that is on record; ``None`` where there is none, or it cannot be read."""
-    written = _content(state_dir).get("optOut")
+    written = content(state_dir).get("optOut")
     try:
         return OptOut(str(written["source"]), written["file"], float(written["at"])) if written else None
     except (KeyError, TypeError, ValueError):
@@ -199,38 +199,41 @@ def write_opt_out(state_dir: Path | None, opt_out: OptOut | None) -> bool:
 
     Where no host is on record nothing is made: off leaves no trace on its own.
     """
-    content = _content(state_dir)
-    if state_dir is None or not content:
+    if state_dir is None or not is_there(state_dir):
         return False
     known = read_opt_out(state_dir)
     if (known.source, known.file) == (opt_out.source, opt_out.file) if known and opt_out else known is opt_out:
         return True
-    return _update(state_dir, lambda content: content | {"optOut": asdict(opt_out) if opt_out else None})
+    return update(state_dir, lambda before: before | {"optOut": asdict(opt_out) if opt_out else None})
 
 
 def is_there(state_dir: Path | None) -> bool:
     """Return whether an application has run with this state directory."""
-    return bool(_content(state_dir))
+    return "host" in content(state_dir)
 
 
-def _content(state_dir: Path | None) -> dict[str, Any]:
+# -- the file --------------------------------------------------------------------------------------------------------
+
+
+def content(state_dir: Path | None) -> dict[str, Any]:
+    """Return what is on record; empty where nothing is, or it cannot be read."""
     import json
 
     try:
         data = safe_file.read(state_dir / FILE_NAME, limit=_LIMIT) if state_dir else None
-        content: Any = json.loads(data) if data else {}
+        found: Any = json.loads(data) if data else {}
     except (safe_file.CannotRead, ValueError, RecursionError):
         return {}
-    return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def _update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
+def update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
     """Change the record, and return whether that could be; a process that is overtaken by another reads again."""
     import json
 
     path = state_dir / FILE_NAME
     for _ in range(_ATTEMPTS):
-        before = _content(state_dir)
+        before = content(state_dir)
         data = json.dumps(change(dict(before)), indent=1).encode() + b"\n"
         overtaken = partial(_differs, state_dir, before)
         try:
@@ -241,5 +244,5 @@ def _update(state_dir: Path, change: Callable[[dict[str, Any]], dict[str, Any]])
     return False
 
 
-def _differs(state_dir: Path, content: dict[str, Any]) -> bool:
-    return _content(state_dir) != content
+def _differs(state_dir: Path, before: dict[str, Any]) -> bool:
+    return content(state_dir) != before

@@ -41,6 +41,7 @@ ACTING: dict[str, list[str]] = {
     "run": ["run"],
     "setconfig": ["setconfig", "telemetryHeartbeatInterval", "6h"],
     "rotate-id": ["rotate-id"],
+    "pause": ["pause", "heartbeat"],
 }
 # Runs each command with what it takes to run them all in one interpreter: the conditions are many.
 PROGRAM = """

@@ -101,3 +101,24 @@ def test_status_says_first_what_fails(machine: Machine) -> None:
     assert [one["job"] for one in found["failing"]] == ["report"]
     machine.run("report", instant=1)
     assert "failing" not in machine.lifebeat("status", "--allow", "json")[1]
+
+
+def test_a_job_is_steered_on_the_command_line(machine: Machine) -> None:
+    """Pause, plan, start and resume answer in a line, and as JSON; what cannot be done exits 1, or 2 if misspelt."""
+    (machine.config / "jobs.yaml").write_text("jobs:\n  report: {run: 'json:dumps', every: 1h, args: {obj: 1}}\n")
+    allow = ("--allow", "json")
+    code, out, _ = machine.lifebeat("pause", "report", "--until", "2h", "--why", "the disk is full", *allow)
+    assert (code, out.startswith("report: paused until "), "the disk is full" in out) == (0, True, True)
+    (planned,) = machine.json("plan", *allow)
+    assert planned["paused"]["why"] == "the disk is full"
+    assert planned["next"][0]["instant"] >= planned["paused"]["until"]
+    assert "paused until" in machine.lifebeat("plan", *allow)[1]
+    assert machine.json("start", "report", *allow)["done"]
+    assert machine.lifebeat("resume", "report", *allow)[:2] == (0, "report: resumed\n")
+    assert machine.json("plan", *allow)[0]["paused"] is None
+    assert machine.lifebeat("pause", "report", *allow)[:2] == (0, "report: paused\n")
+    assert machine.json("plan", *allow)[0]["next"] == []
+    code, _, err = machine.lifebeat("pause", "report", "--until", "2000-01-01", *allow)
+    assert (code, "the end of the pause is past" in err) == (1, True)
+    assert "did you mean 'report'" in machine.lifebeat("resume", "raport", *allow)[2]
+    assert machine.lifebeat("pause", "report", "--until", "someday", *allow)[0] == 2

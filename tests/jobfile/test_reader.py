@@ -362,3 +362,22 @@ def test_a_job_file_that_is_none(directory: Path, kind: str) -> None:
             file.truncate(3 << 30)
     (problem,) = reader.load(path, layers.merge([layers.packaged()])).problems
     assert "jobs.yaml: cannot be read: it " in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            "every: 30s, retry: {attempts: 3, wait: 10s}",
+            "retry: the waits add up to 30s, which is not shorter than the 30s",
+        ),
+        ('cron: "*/5 * * * *", retry: {attempts: 9999, wait: 1s}', "not shorter than the 5m"),
+        ("every: 31s, retry: {attempts: 3, wait: 10s}", ""),
+        ("every: 1s, retry: {attempts: 1, wait: 10s}", ""),
+        ("when: start, retry: {attempts: 5, wait: 10s}", ""),
+    ],
+)
+def test_a_retry_has_to_fit_the_interval(directory: Path, fields: str, words: str) -> None:
+    """Retries that would still wait when the next run comes are refused, at their place."""
+    problems = load(directory, job(fields)).problems
+    assert [words in str(problem) for problem in problems] == [True] * bool(words)

@@ -39,6 +39,10 @@ ONLY_THE_LOADER_REFUSES = {
     "is not shorter than the interval": ("{every: 1m, jitter: 2m}", "two durations are compared"),
     r"is longer than \d+d": ("{every: 9999w}", "a duration is computed"),
     "must be greater than zero": ("{every: 0.0001ms}", "a duration is computed: less than a microsecond is none"),
+    "which is not shorter than the .* to the next run": (
+        "{every: 20s, retry: {attempts: 3, wait: 10s}}",
+        "durations are computed and compared",
+    ),
     "names a day that never comes": ("{cron: '0 0 30 2 *'}", "it takes a calendar"),
     "runs backwards": ("{cron: '0 5-3 * * *'}", "two numbers are compared"),
     "has a step of": ("{cron: '*/90 * * * *'}", "two numbers are compared"),

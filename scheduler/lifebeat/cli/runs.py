@@ -1,23 +1,29 @@
-"""The commands about runs of jobs: what has run."""
+"""The commands about runs of jobs: what has run, and what is to run or not to run."""
 
 from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lifebeat import steering
 from lifebeat.cli import console, options
-from lifebeat.cli.console import DONE
+from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import LifebeatError
 from lifebeat.schedule.instants import SECOND
 from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
+    from lifebeat.clock import Clock
     from lifebeat.history import Run
+    from lifebeat.jobfile.spec import JobSpec
+    from lifebeat.steering import Answer
 
 
 def add_commands(line: CommandLine) -> None:
@@ -32,14 +38,27 @@ def add_commands(line: CommandLine) -> None:
         "--count", type=options.count, metavar="N", default=50, help="how many runs, newest first (default 50)"
     )
 
+    line.add("start", start).add_argument("job", metavar="JOB", help="such as nightly-report")
+    pausing = line.add("pause", pause)
+    pausing.add_argument("job", metavar="JOB", help="such as nightly-report")
+    pausing.add_argument(
+        "--until",
+        metavar="DURATION|TIME",
+        type=partial(moment, ahead=True),
+        help="such as 12h, or 2027-03-01T09:30 in UTC; without, until it is resumed",
+    )
+    pausing.add_argument("--why", metavar="TEXT", help="why, for those who see it paused")
+    line.add("resume", resume).add_argument("job", metavar="JOB", help="such as nightly-report")
 
-def moment(text: str) -> float:
-    """Read a moment, in seconds since the epoch; a duration is so long ago."""
+
+def moment(text: str, *, ahead: bool = False) -> float:
+    """Read a moment, in seconds since the epoch; a duration is so long ago, or ahead."""
     from lifebeat.clock import SystemClock
     from lifebeat.text.durations import parse_duration
 
     try:
-        return SystemClock().time() - parse_duration(text).total_seconds()
+        seconds = parse_duration(text).total_seconds()
+        return SystemClock().time() + (seconds if ahead else -seconds)
     except ValueError as error:
         return _time(text, str(error))
 
@@ -75,6 +94,43 @@ def runs(args: argparse.Namespace) -> int:
     else:
         console.say("no such run is remembered" if application.settings.run_history else "runs are not remembered")
     return DONE
+
+
+def start(args: argparse.Namespace) -> int:
+    """Run a job of the application's own now, paused or not, within 2 s; its next planned run stays where it is.
+
+    With `once: application` one process runs it, else each that is running. If none runs within ten minutes it is void.
+    """
+    return _steer(args, steering.start)
+
+
+def pause(args: argparse.Namespace) -> int:
+    """Let a job not run until then, or until it is resumed; what comes meanwhile is not made up for."""
+    return _steer(args, partial(steering.pause, until=args.until, why=args.why))
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Let a job run again that was paused."""
+    return _steer(args, steering.resume)
+
+
+def _steer(args: argparse.Namespace, order: Callable[[Path | None, JobSpec, Clock], Answer]) -> int:
+    from lifebeat import installation
+    from lifebeat.cli.application import Application
+
+    application = Application(args)
+    state = application.state_dir(create=False)
+    if not installation.is_one(application.config_dir, state):
+        raise LifebeatError(f"{application.config_dir}: nothing of Lifebeat is there; name another with --config DIR")
+    spec = steering.find(application.load().specs, args.job)
+    answer = order(state, spec, application.clock)
+    if args.json:
+        console.say_json({"job": spec.id, "done": answer.done, "message": answer.words})
+    elif answer.done:
+        console.say(answer.words)
+    else:
+        raise LifebeatError(answer.words)
+    return DONE if answer.done else PROBLEM
 
 
 def check_job(application: Application, job: str, remembered: Iterable[Run] = ()) -> None:

@@ -87,7 +87,7 @@ class Host:
             handle.reload()
             notifier.status(self._status())
 
-        watch = Watch(self.application.files, self.application.clock)
+        watch = Watch(self.application.watched, self.application.clock)
         health = Health(self.application.source.config_dir, handle.responds)
         self._scheduler.start()
         watch.start(edited, handle.clock_changed)

@@ -352,7 +352,7 @@ FIELDS: tuple[Field, ...] = (
         "attempts and wait, such as {attempts: 3, wait: 10s}",
         "not at all",
         "How a failed run is retried: the most runs there are, the first one included, and the wait before the second "
-        "one, which doubles each time.",
+        "one, which doubles each time. All waits together must be shorter than the time to the next run.",
         _parse_retry,
         TRIGGERS,
         {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from lifebeat.jobfile import targets
 from lifebeat.jobfile.fields import FIELD_BY_NAME, TRIGGERS, check_moment, meant_fields
 from lifebeat.jobfile.spec import MOST_PROBLEMS, SHUTDOWN_TIMEOUT, JobSpec
-from lifebeat.schedule.instants import to_instant, zone
+from lifebeat.schedule.instants import MICROSECOND, to_instant, zone
 from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, CronInstants, Every, Trigger
 from lifebeat.settings.table import BY_NAME, KEYS, is_loopback
 from lifebeat.text.durations import format_duration
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from lifebeat.errors import Problem
+    from lifebeat.jobfile.spec import Retry
     from lifebeat.settings.table import Settings
 
 HEARTBEAT_FLOOR = timedelta(minutes=1)
@@ -210,6 +211,7 @@ class Job:
         match trigger:
             case Every(interval):
                 self._check_interval(interval)
+                self._check_retry(interval)
             case Cron():
                 self._check_cron(trigger)
             case At(moment):
@@ -225,9 +227,25 @@ class Job:
         if interval < _SHORTEST:
             self._doubt(self._fields["every"][1], f"every: {format_duration(interval)} is less than a second")
 
+    def _check_retry(self, interval: timedelta) -> None:
+        """Refuse retries that would still be waiting when the next run comes."""
+        retry: Retry | None = self._values.get("retry")
+        waits = timedelta(0) if retry is None else retry.longest
+        if waits >= interval:
+            message = (
+                f"retry: the waits add up to {format_duration(waits)}, which is not shorter than the "
+                f"{format_duration(interval)} to the next run; expected fewer attempts or a shorter wait"
+            )
+            self._fault(self._fields["retry"][1], message)
+
     def _check_cron(self, cron: Cron) -> None:
         try:
-            if CronInstants(cron).after(to_instant(self._now)) is None:
+            instants = CronInstants(cron)
+            at = instants.after(to_instant(self._now))
+            following = None if at is None else instants.after(at)
+            if at is not None and following is not None:
+                self._check_retry((following - at) * MICROSECOND)
+            if at is None:
                 self._fault(self._fields["cron"][1], f"cron: {cron.expression!r} names a day that never comes")
         except ValueError as error:
             self._fault(self._fields["cron"][1], f"cron: {error}")

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lifebeat.jobfile import targets
+from lifebeat.text.durations import LONGEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,14 @@ class Retry(NamedTuple):
 
     attempts: int
     wait: timedelta
+
+    @property
+    def longest(self) -> timedelta:
+        """Return how long all waits take together, at most as long as a duration may be."""
+        times = 1
+        while times < 2 ** (self.attempts - 1) and self.wait * times < LONGEST:
+            times *= 2
+        return min(self.wait * (times - 1), LONGEST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import clock as clocks
-from lifebeat import consent, installation
+from lifebeat import consent, installation, record
 from lifebeat.context import JobContext
 from lifebeat.errors import ConfigError
 from lifebeat.history import History
@@ -53,6 +53,11 @@ class Application:
     def files(self) -> list[Path]:
         """Return the files that the plan is made from; they need not exist."""
         return [*self.source.files(), self.source.job_file]
+
+    def watched(self) -> list[Path]:
+        """Return the files that a running process follows: those of the plan, and what was ordered for its jobs."""
+        state = self.state_dir(create=False)
+        return [*self.files(), *([] if state is None else [state / record.FILE_NAME])]
 
     def load(self, *, import_disabled: bool = False) -> JobFile:
         """Return the job file as it is now, with the overlay and the settings on it; while it is gone, as it was."""

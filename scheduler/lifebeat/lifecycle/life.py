@@ -9,6 +9,7 @@ stop:    one deadline → drain → start jobs that never ran → leave → shut
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 import threading
 from collections import Counter
@@ -18,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import clock as clocks
+from lifebeat import steering
 from lifebeat.clock import Deadline
 from lifebeat.history import LeftBehind
 from lifebeat.lifecycle import plan as plans
@@ -33,7 +35,7 @@ from lifebeat.storage import forks, threads
 from lifebeat.storage import state_dir as statedir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from datetime import datetime
 
     from lifebeat.history import Outcome
@@ -87,6 +89,7 @@ class Life:
         self._begun: set[str] = set()
         self._ran: dict[tuple[str, int], None] = {}
         self._running: Counter[str] = Counter()
+        self._ordered: dict[str, int] = {}
         self._busy: set[str] = set()
         self._finalizers: list[Any] = []
         self.history = application.history()
@@ -177,7 +180,7 @@ class Life:
             if spec.id in self._begun:
                 return None
             self._begun.add(spec.id)
-        return self.call(spec, moment)
+        return self._call_unless_paused(spec, moment)
 
     # -- the plan ----------------------------------------------------------------------------------------------------
 
@@ -204,6 +207,7 @@ class Life:
         before, self._plan, self._specs = self._plan, after, specs
         for planned in changes.registered:
             self._register(planned, is_first=not before or make_up, make_up=make_up)
+        self._follow_orders()
         if len(ready) < len(specs) and not self._is_beginning:
             self._is_beginning = True
             self._scheduler.add_once(BEGIN, AT_ONCE, self._begin)
@@ -254,24 +258,43 @@ class Life:
 
     # -- run ---------------------------------------------------------------------------------------------------------
 
-    def _fire(self, job_id: str, at: datetime) -> BaseException | None:
+    def _fire(self, job_id: str, at: datetime, *, by_hand: bool = False) -> BaseException | None:
         """Run a job for its instant, if it is this process's to run; return what went wrong in it."""
-        planned, instant = self._plan.get(job_id), to_instant(at)
-        if planned is None or not self.is_alive:
+        planned = self._plan.get(job_id)
+        if planned is None or not self.is_alive or not (by_hand or self._may_run(job_id, at)):
             return None
-        spec = planned.spec
+        with self._under_way(planned.spec) as has_room:
+            if has_room:
+                return self._run_if_ours(planned.spec, at, by_hand=by_hand)
+        self.pass_over(job_id, at, late=False, by_hand=by_hand)
+        return None
+
+    def _run_if_ours(self, spec: JobSpec, at: datetime, *, by_hand: bool) -> BaseException | None:
+        job_id, instant = spec.id, to_instant(at)
         if not plans.is_shared(spec):
-            return self.call(spec, at) if self._is_new(job_id, instant) else None
+            return self.call(spec, at, by_hand=by_hand) if self._is_new(job_id, instant) else None
         is_ours = self._membership.claim(job_id, instant)
         if is_ours is None:
-            name = f"{job_id}:again" if spec.coalesce else f"{job_id}:again:{instant}"
-            self._add_once(name, ASK_AGAIN, lambda _: self._fire(job_id, at))
+            name = f"{job_id}:again" if spec.coalesce and not by_hand else f"{job_id}:again:{instant}"
+            self._add_once(name, ASK_AGAIN, lambda _: self._fire(job_id, at, by_hand=by_hand))
         elif is_ours:
             try:
-                return self.call(spec, at)
+                return self.call(spec, at, by_hand=by_hand)
             finally:
                 self._membership.end(job_id, instant)
         return None
+
+    @contextlib.contextmanager
+    def _under_way(self, spec: JobSpec) -> Generator[bool]:
+        """Have a run under way; false if as many as may be are, planned or by hand."""
+        with self._lock:
+            if has_room := self._running[spec.id] < spec.max_instances:
+                self._running[spec.id] += 1
+        try:
+            yield has_room
+        finally:
+            with self._lock:
+                self._running[spec.id] -= has_room
 
     def run_claimed(self, job_id: str, instant: int) -> BaseException | None:
         """Run what an engine's queue has brought to this process.
@@ -294,29 +317,26 @@ class Life:
             self.application.logger.warning("job %s: the run was missed by %.1f s", job_id, late / SECOND)
             self.pass_over(job_id, to_datetime(instant), late=True)
             return None
-        with self._lock:
-            if has_room := self._running[job_id] < spec.max_instances:
-                self._running[job_id] += 1
-        if not has_room:
-            instants = instants_of(spec.trigger, job_id=job_id, seed=planned.seed, started_at=self._started.wall)
-            if not spec.coalesce or instants is None or instants.after(instant) is None:
-                raise Busy(f"job {job_id}: {spec.max_instances} under way")
-            self.application.logger.warning("job %s: a run was skipped, as one is still running", job_id)
-            self.pass_over(job_id, to_datetime(instant), late=False)
+        by_hand = self._is_by_hand(planned, instant)
+        if not (by_hand or self._may_run(job_id, to_datetime(instant))):
             return None
-        try:
-            return self.call(spec, to_datetime(instant))
-        finally:
-            with self._lock:
-                self._running[job_id] -= 1
+        with self._under_way(spec) as has_room:
+            if has_room:
+                return self.call(spec, to_datetime(instant), by_hand=by_hand)
+        instants = instants_of(spec.trigger, job_id=job_id, seed=planned.seed, started_at=self._started.wall)
+        if by_hand or not spec.coalesce or instants is None or instants.after(instant) is None:
+            raise Busy(f"job {job_id}: {spec.max_instances} under way")
+        self.application.logger.warning("job %s: a run was skipped, as one is still running", job_id)
+        self.pass_over(job_id, to_datetime(instant), late=False)
+        return None
 
-    def pass_over(self, job_id: str, instant: datetime, late: bool) -> None:
+    def pass_over(self, job_id: str, instant: datetime, late: bool, *, by_hand: bool = False) -> None:
         """Remember that an instant was not run: it came too late, or as many runs as may be were under way."""
         planned = self._plan.get(job_id)
         if planned is not None:
             shared, reason = plans.is_shared(planned.spec), None if late else "as many as may be were running"
             outcome: Outcome = "missed" if late else "skipped"
-            self.history.pass_over(job_id, to_instant(instant), outcome, reason, shared=shared)
+            self.history.pass_over(job_id, to_instant(instant), outcome, reason, shared=shared, by_hand=by_hand)
 
     def _is_new(self, job_id: str, instant: int) -> bool:
         """Return whether the process has not run an instant yet: a clock that is set back shows it once more."""
@@ -329,7 +349,13 @@ class Life:
             return True
 
     def call(
-        self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None, attempt: int = 1
+        self,
+        spec: JobSpec,
+        instant: datetime,
+        timeout: timedelta | None = None,
+        attempt: int = 1,
+        *,
+        by_hand: bool = False,
     ) -> BaseException | None:
         """Run a job in this thread; a run that failed is repeated as ``retry:`` says.
 
@@ -338,6 +364,7 @@ class Life:
             instant: The instant of the run.
             timeout: How long it may take; ``None`` for the job's own timeout.
             attempt: How many times it has been called for that instant, this one included.
+            by_hand: Whether somebody ordered it.
 
         Returns:
             What a host's job has raised, which has been said; ``None`` if it ended well.
@@ -346,18 +373,66 @@ class Life:
         started = joined.started if joined is not None and plans.is_shared(spec) else self._started
         failed: BaseException | None = None
         try:
-            self._runner.call(spec, instant, started, timeout=timeout, attempt=attempt)
+            self._runner.call(spec, instant, started, timeout=timeout, attempt=attempt, by_hand=by_hand)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is said, and returned; sys.exit() ends no thread
             failed = error
             if spec.retry is not None and attempt < spec.retry.attempts and not isinstance(error, LeftBehind):
                 wait = spec.retry.wait * 2 ** (attempt - 1)
-                again = partial(self._call_again, spec, instant, attempt + 1)
+                again = partial(self._call_again, spec, instant, attempt + 1, by_hand)
                 self._add_once(f"{spec.id}:retry", wait, again, is_hosts=True)
         self._failures.note(spec, instant, started, failed)
         return failed
 
-    def _call_again(self, spec: JobSpec, instant: datetime, attempt: int, _: datetime) -> BaseException | None:
-        return self.call(spec, instant, attempt=attempt) if spec.id in self._plan else None
+    def _call_again(
+        self, spec: JobSpec, instant: datetime, attempt: int, by_hand: bool, _: datetime
+    ) -> BaseException | None:
+        may_run = spec.id in self._plan and (by_hand or self._may_run(spec.id, instant))
+        return self.call(spec, instant, attempt=attempt, by_hand=by_hand) if may_run else None
+
+    def _call_unless_paused(
+        self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None
+    ) -> BaseException | None:
+        return self.call(spec, instant, timeout) if self._may_run(spec.id, instant) else None
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def _may_run(self, job_id: str, at: datetime) -> bool:
+        """Return whether a job is not paused; what came in its pause is not run after it either."""
+        ordered = steering.read(self.application.state_dir(create=False)).get(job_id)
+        return ordered is None or not any(map(ordered.is_paused, (at.timestamp(), self.application.clock.time())))
+
+    def follow_orders(self) -> None:
+        """Run what was ordered by hand, once, and forget what was ordered for jobs that are gone."""
+        with self._lock:
+            if self.is_alive:
+                self._follow_orders()
+
+    def _follow_orders(self) -> None:
+        application, now = self.application, self.application.clock.time()
+        state, found = application.state_dir(create=False), application.load()
+        if not found.problems:
+            steering.forget(state, {spec.id for spec in found.specs})
+        for job_id, ordered in steering.read(state).items():
+            planned, instant = self._plan.get(job_id), ordered.start
+            if planned is None or instant is None or self._ordered.get(job_id) == instant:
+                continue
+            self._ordered[job_id] = instant
+            # A process that starts later runs no order that was each process's own.
+            since = now - steering.START_WITHIN if plans.is_shared(planned.spec) else self._started.wall
+            if instant / SECOND >= since:
+                run = partial(self._start_by_hand, job_id, instant)
+                self._add_once(f"{job_id}:{instant}", AT_ONCE, run, is_hosts=True)
+
+    def _start_by_hand(self, job_id: str, instant: int, _: datetime) -> BaseException | None:
+        return self._fire(job_id, to_datetime(instant), by_hand=True)
+
+    def _is_by_hand(self, planned: Planned, instant: int) -> bool:
+        """Return whether a run that an engine brought was ordered: it lies on none of the job's instants."""
+        trigger = planned.spec.trigger
+        if getattr(trigger, "phase", None) == "start":  # they differ from process to process
+            return False
+        instants = instants_of(trigger, job_id=planned.spec.id, seed=planned.seed, started_at=self._started.wall)
+        return instants is None or instants.after(instant - 1) != instant
 
     def _background(self, name: str, work: Callable[[], None]) -> None:
         with self._lock:
@@ -415,6 +490,8 @@ class Life:
                 words = plans.in_words(before, self._plan)
                 if words:
                     application.logger.info("edited config is applied: %s", words)
+            else:
+                self._follow_orders()
             if old_id is not None and application.instance_id() not in {old_id, None}:
                 self._begin_another_installation()
 
@@ -496,7 +573,7 @@ class Life:
                 specs=self._specs,
                 history=self.history,
                 run_start_job=self._run_start_job,
-                call=self.call,
+                call=self._call_unless_paused,
                 deadline=deadline,
                 until=Deadline(self.application.clock, deadline.left + beyond_deadline(self._specs)),
             )

@@ -127,8 +127,11 @@ class Watch:
         from lifebeat.lifecycle.inotify import is_shared
 
         try:
-            directories = self._directories()
-            inotify.watch(directories, map(str, self._files()))
+            directories: set[str] = set()
+            for _ in range(_MOST_LINKS):  # one that was made before its parent was watched is seen at the second look
+                if directories == (directories := self._directories()):
+                    break
+                inotify.watch(directories, map(str, self._files()))
         except OSError:  # the system has no watch left for this user
             return LOOK_EVERY
         # Others may change a shared file system without this system's knowledge.
