@@ -42,7 +42,7 @@ def document(text: str = "report", *, number: int = 1) -> Document:
         "body": json.dumps({"event": text}),
     }  # fmt: skip
     job: dict[str, Any] = {
-        "job": text, "run": text, "when": text, "enabled": True, "once": "process", "jitter": "0s",
+        "job": text, "run": text, "when": text, "enabled": True, "once": "process", "jitter": "0s", "paused": None,
         "next": [{"starts": "2027-03-02T03:00:00+00:00"}],
     }  # fmt: skip
     status: dict[str, Any] = {

@@ -11,7 +11,7 @@ import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 
 import lifebeat
-from lifebeat import view
+from lifebeat import steering, view
 from lifebeat.testing import telemetry_allowed
 from requests_to_view import ask
 
@@ -32,7 +32,12 @@ def handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lifebeat.Lifebeat
     monkeypatch.delenv("CI", raising=False)
     (tmp_path / "config.json").write_text('{"telemetryHost": "http://127.0.0.1:9", "telemetryApiKey": "phc_test"}')
     return lifebeat.attach(
-        BackgroundScheduler(), app_name="notes", app_version="1.4.2", config_dir=tmp_path, signals=False
+        BackgroundScheduler(),
+        app_name="notes",
+        app_version="1.4.2",
+        config_dir=tmp_path,
+        signals=False,
+        allow="json",
     )
 
 
@@ -58,6 +63,36 @@ def test_a_host_may_give_it_buttons(handle: lifebeat.Lifebeat, tmp_path: Path) -
     assert ask(app, "POST", "/", FORM, **SAME).status == "303 See Other"
     assert enabled(tmp_path) is False
     assert handle.status()["telemetry"] == "off"
+
+
+def test_its_buttons_steer_jobs_as_commands_do(handle: lifebeat.Lifebeat, tmp_path: Path) -> None:
+    """Pause, resume and start reach the same orders as the commands; what cannot be ordered is said, not done."""
+    (tmp_path / "jobs.yaml").write_text(
+        "jobs:\n  report: {run: 'json:dumps', args: {obj: 1}, cron: '0 3 * * *'}\n"
+        "  startup: {run: 'lifebeat_jobs.telemetry:startup', when: start}\n"
+    )
+    app = view.wsgi(handle, buttons=True)
+
+    def press(act: str, **fields: str) -> str:
+        return ask(app, "POST", "/", {"act": act, **fields}, **SAME).status[:3]
+
+    assert press("pause", job="report", until="2100-01-01T06:00:00+00:00", why="<b>moving</b>") == "303"
+    text = ask(app, "GET", "/").text
+    assert "2100-01-01 06:00:00" in text
+    assert "&lt;b&gt;moving&lt;/b&gt;" in text
+    assert press("start", job="report") == "303"
+    assert {name: one.start is not None for name, one in steering.read(tmp_path / "lifebeat").items()} == {
+        "report": True
+    }
+    assert press("resume", job="report") == "303"
+    assert "paused until" not in ask(app, "GET", "/").text
+    refused = [
+        ("pause", "report", "soon"),
+        ("pause", "report", "2001-01-01"),
+        ("start", "startup", ""),
+        ("resume", "x", ""),
+    ]
+    assert [press(act, job=job, until=until) for act, job, until in refused] == ["409"] * 4
 
 
 def call(app: AsyncView, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lifebeat.jobfile.spec import JobSpec
     from lifebeat.steering import Answer
 
+    Order = Callable[[Path | None, JobSpec, Clock], Answer]
+
 
 def add_commands(line: CommandLine) -> None:
     """Add the commands of this family."""
@@ -114,23 +116,31 @@ def resume(args: argparse.Namespace) -> int:
     return _steer(args, steering.resume)
 
 
-def _steer(args: argparse.Namespace, order: Callable[[Path | None, JobSpec, Clock], Answer]) -> int:
-    from lifebeat import installation
+def _steer(args: argparse.Namespace, order: Order) -> int:
     from lifebeat.cli.application import Application
 
-    application = Application(args)
-    state = application.state_dir(create=False)
-    if not installation.is_one(application.config_dir, state):
-        raise LifebeatError(f"{application.config_dir}: nothing of Lifebeat is there; name another with --config DIR")
-    spec = steering.find(application.load().specs, args.job)
-    answer = order(state, spec, application.clock)
+    answer = steer(Application(args), args.job, order)
     if args.json:
-        console.say_json({"job": spec.id, "done": answer.done, "message": answer.words})
+        console.say_json({"job": args.job, "done": answer.done, "message": answer.words})
     elif answer.done:
         console.say(answer.words)
     else:
         raise LifebeatError(answer.words)
     return DONE if answer.done else PROBLEM
+
+
+def steer(application: Application, job: str, order: Order) -> Answer:
+    """Give an order for a job, and return what became of it.
+
+    Raises:
+        LifebeatError: There is no job of that name, or nothing of Lifebeat.
+    """
+    from lifebeat import installation
+
+    state = application.state_dir(create=False)
+    if not installation.is_one(application.config_dir, state):
+        raise LifebeatError(f"{application.config_dir}: nothing of Lifebeat is there; name another with --config DIR")
+    return order(state, steering.find(application.load().specs, job), application.clock)
 
 
 def check_job(application: Application, job: str, remembered: Iterable[Run] = ()) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
+    from lifebeat.cli.plan import Plan
+    from lifebeat.steering import Answer
     from lifebeat.view.page import Document
 
 _DAY = 86400.0
@@ -86,12 +91,31 @@ def buttons(find: Callable[[], Application]) -> dict[str, Callable[[Mapping[str,
     Args:
         find: Returns the application as it is now.
     """
-    from lifebeat.cli import config, telemetry
+    from lifebeat import steering
+    from lifebeat.cli import config, runs, telemetry
+
+    def steer(form: Mapping[str, str], order: Callable[..., Answer]) -> None:
+        answer = runs.steer(find(), form.get("job", ""), order)
+        if not answer.done:
+            raise LifebeatError(answer.words)
+
+    def pause(form: Mapping[str, str]) -> None:
+        steer(form, partial(steering.pause, until=_until(form.get("until", "")), why=form.get("why")))
 
     return {
         "off": lambda _: config.set_value(find(), "telemetryEnabled", "false"),
         "accept": lambda _: telemetry.agree(find()),
+        "start": lambda form: steer(form, steering.start),
+        "pause": pause,
+        "resume": lambda form: steer(form, steering.resume),
     }
+
+
+def _until(written: str) -> float | None:
+    try:
+        return datetime.fromisoformat(written).timestamp() if written else None
+    except (ValueError, OverflowError):
+        raise LifebeatError("the end of the pause is no time, such as 2027-03-01T09:30+00:00") from None
 
 
 def gather(application: Application, shown: int) -> Document:
@@ -138,7 +162,7 @@ def gather(application: Application, shown: int) -> Document:
     }
 
 
-def _timeline(plan: Any, now: float, state: Path | None) -> dict[str, dict[str, Any]]:
+def _timeline(plan: Plan, now: float, state: Path | None) -> dict[str, dict[str, Any]]:
     """Return the half hours of a day back and a day ahead, for each job."""
     from lifebeat import history
     from lifebeat.cli.timeline import CELL, COLUMNS, within
@@ -150,8 +174,11 @@ def _timeline(plan: Any, now: float, state: Path | None) -> dict[str, dict[str, 
     drawn: dict[str, dict[str, Any]] = {}
     for spec in plan.specs[:_DRAWN]:
         instants, ahead = instants_to_come(spec, plan.seed, now), list[int]()
+        pause, begin = plan.paused(spec, now), now
+        if pause is not None:
+            begin = math.inf if pause.until is None else pause.until
         if instants is not None:
             halves = [within(instants, hour * SECOND + column * CELL) for column in range(COLUMNS)]
-            ahead = [sum(one > now * SECOND for one in half) for half in halves]
+            ahead = [sum(one > begin * SECOND for one in half) for half in halves]
         drawn[spec.id] = {"past": past.get(spec.id, []), "ahead": ahead}
     return drawn

@@ -211,10 +211,10 @@ class Page:
             "none remembered" if last is None else joined(_outcome(last), " ", _time(last["begun"] or last["instant"]))
         )
         coming = _time(job["next"][0]["starts"]) if job["next"] else "-"
-        paused = job.get("paused")
+        paused = job["paused"]
         if paused:
-            until = joined("paused until ", _time(paused["until"])) if paused.get("until") else "paused until resumed"
-            coming = joined(element("strong", until), f" ({paused['why']})" if paused.get("why") else None)
+            until = joined("paused until ", _time(paused["until"])) if paused["until"] else "paused until it is resumed"
+            coming = joined(element("strong", until), f": {paused['why']}" if paused["why"] else None)
         return [job["job"], job["when"], ran, coming, *([self._steering(job)] if self._steers else [])]
 
     @property
@@ -223,8 +223,9 @@ class Page:
 
     def _steering(self, job: dict[str, Any]) -> Markup:
         name = job["job"]
-        start = self._button("start", "Start", job=name)
-        if job.get("paused"):
+        own = job["enabled"] and not job["run"].startswith("lifebeat_jobs.")  # telemetry is not started by hand
+        start = self._button("start", "Start", job=name) if own else None
+        if job["paused"]:
             return joined(start, self._button("resume", "Resume", job=name))
         return joined(start, self._pausing(name) if "pause" in self._buttons else None)
 
