@@ -214,3 +214,24 @@ def test_a_handle_gives_orders_and_a_running_host_follows(config: Path) -> None:
     eventually(lambda: names() == ["a", "a"])
     assert time.monotonic() - began < 10  # two seconds, and what a busy machine takes
     scheduler.shutdown()
+
+
+def test_an_opt_out_and_an_edit_change_no_order(config: Path) -> None:
+    """Between a pause and its end telemetry is turned off and the job is edited: it stays paused."""
+    jobs(config, SHARED)
+    process = Process(config).start()
+    order(process, "pause")
+    (config / "config.yaml").write_text("telemetryEnabled: false\n")
+    follow(process)
+    jobs(config, SHARED.replace("1h", "2h"))
+    follow(process)
+    fire(process, 2 * HOUR)
+    assert names() == []
+    order(process, "start")
+    follow(process)
+    assert names() == ["a"]
+    order(process, "resume")
+    process.clock.advance(1)
+    fire(process, int(process.clock.time() * SECOND))
+    assert names() == ["a", "a"]
+    process.stop()
