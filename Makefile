@@ -9,7 +9,7 @@ EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e .
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 IMAGE := deploy/container
 
-.PHONY: help run test lint types check soak matrix bench docs lock dist clean
+.PHONY: help run test lint types check soak matrix bench docs pictures lock dist clean
 
 help:                    ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \
@@ -43,6 +43,9 @@ bench: .venv/.dev        ## measured beside what people would use instead; write
 
 docs: .venv/.dev         ## write the generated pages and schemas again
 	PYTHONPATH=tests/support $(BIN)/python tests/generated/generate.py
+
+pictures: .venv/.dev     ## the pictures of the page, where Debian's Chromium and its driver are installed
+	PYTHONPATH=tests/support $(BIN)/python tests/generated/screenshots.py
 
 lock: .venv/.pip         ## renew the locks: the development tools' and the image's
 	$(PIP) uv

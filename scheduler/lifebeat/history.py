@@ -302,8 +302,9 @@ def latest(state_dir: Path | None) -> dict[str, Run]:
     """
 
     def work(connection: Connection) -> dict[str, Run]:
-        which = "number IN (SELECT number FROM (SELECT number, MAX(begun) FROM runs GROUP BY job))"
-        return {run.job: run for run in _select(connection, which, {})}
+        which = "job = :job ORDER BY instant DESC, number DESC LIMIT 1"
+        jobs = connection.execute("SELECT DISTINCT job FROM runs").fetchall()
+        return {job: run for (job,) in jobs for run in _select(connection, which, {"job": job})}
 
     return _read(state_dir, work, {})
 

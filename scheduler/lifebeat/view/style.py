@@ -21,10 +21,10 @@ h2{margin:2rem 0 .5rem;font-size:1.25rem}
 .summary{margin:.25rem 0 1rem;font-size:1.35rem;line-height:1.35}
 .note{padding:.5rem .75rem;border-left:4px solid var(--ok);background:var(--card)}
 .note.bad{border-color:var(--bad)}
-nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:0;padding:0;list-style:none}
+nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:0 0 .5rem;padding:0;list-style:none}
 dl{margin:0;padding:.5rem .75rem;background:var(--card);border-radius:.4rem}
 dl>div{display:flex;flex-wrap:wrap;gap:0 1rem;padding:.15rem 0}
-dt{flex:0 0 10rem;color:var(--soft)}dd{flex:1 1 14rem;margin:0}dd p{margin:0}dd form{display:inline-block;margin:0}
+dt{flex:0 0 11rem;color:var(--soft)}dd{flex:1 1 14rem;margin:0}dd p{margin:0}dd form{display:inline-block;margin:0}
 .wide{overflow-x:auto}
 table{width:100%;border-collapse:collapse;font-size:.9rem}
 caption{text-align:left;color:var(--soft);padding:.25rem 0}
