@@ -177,6 +177,42 @@ def test_a_failing_job(installation: Installation, postgresql: PostgreSQL) -> No
     assert (errors.count("job boom failed"), errors.count("ValueError: no paper")) == (1, 1)
 
 
+@pytest.mark.soak
+def test_a_job_is_started_by_hand_and_paused(installation: Installation, postgresql: PostgreSQL) -> None:
+    """An order goes through the engine's queue, also while the job is paused, and is remembered as made by hand."""
+    (installation.directory / "noting.py").write_text("def note():\n    print('ran', flush=True)\n")
+    (installation.config / "jobs.yaml").write_text(
+        "jobs:\n  a: {run: 'noting:note', every: 24h, once: application}\n"
+        "  b: {run: 'noting:note', every: 1s, once: application}\n"
+    )
+    process = installation.lifebeat(
+        "run", "--allow", "noting", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=postgresql.schema(),
+        PYTHONPATH=str(installation.directory),
+    )  # fmt: skip
+
+    def runs(job: str) -> list[tuple[str, bool]]:
+        found = json.loads(installation.run("runs", job, "--json", "--config", "config")[1] or "[]")
+        return [(one["outcome"], one["by_hand"]) for one in found]
+
+    def order(*words: str) -> str:
+        return installation.run(
+            *words, "--config", "config", "--allow", "noting", PYTHONPATH=str(installation.directory)
+        )[1]
+
+    eventually(lambda: ("ok", False) in runs("b"))
+    assert order("pause", "a") == "a: paused\n"
+    assert "ordered" in order("start", "a")
+    eventually(lambda: runs("a") == [("ok", True)])
+    assert order("pause", "b") == "b: paused\n"
+    seen: list[int] = []
+    for number in (2, 3):  # each takes longer than the interval of the other job
+        order("start", "a")
+        eventually(lambda number=number: runs("a") == [("ok", True)] * number)
+        seen.append(len(runs("b")))
+    assert seen[0] == seen[1]
+    end(process)
+
+
 def test_nothing_shared(installation: Installation) -> None:
     """With telemetry off and nothing else that the processes share, the database is not even looked for."""
     (installation.directory / "noting.py").write_text("def note(context):\n    print('own', flush=True)\n")
