@@ -162,6 +162,25 @@ def test_setconfig_refuses_a_directory_without_an_installation(
     assert list(config.iterdir()) == []
 
 
+def test_an_opt_out_is_written_where_the_state_is_locked(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen process that holds the database keeps nobody from turning telemetry off."""
+    from lifebeat.storage.sqlite import DatabaseUnavailable
+    from lifebeat_jobs import telemetry
+
+    def locked(_: object) -> None:
+        raise DatabaseUnavailable("lifebeat.sqlite3: cannot be used: in use for 5 s; try again")
+
+    monkeypatch.setattr(telemetry, "withdrawn", locked)
+    (config / "config.json").write_text("{}")
+    assert cli.main(["setconfig", "telemetryEnabled", "false"]) == cli.DONE
+    out, err = capsys.readouterr()
+    assert "telemetryEnabled is false" in out
+    assert "what is pending is not deleted yet" in err
+    assert json.loads((config / "config.json").read_text()) == {"telemetryEnabled": False}
+
+
 @pytest.mark.parametrize("words", [[], ["telemetryEnabled"], ["telemetryEnabled", "no", "--unset", "telemetryHost"]])
 def test_setconfig_takes_a_key_and_a_value_or_unset(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     """Half of it is a mistake in usage."""

@@ -83,8 +83,16 @@ def set_value(application: Application, name: str, written: str | None) -> Path:
     state = record.state_dir(application.source, application.settings)
     path = installation.set_setting(application.config_dir, name, written, state_dir=state)
     if application.settings.opted_out:
-        application.telemetry.withdrawn(application.context("setconfig"))  # what is pending
+        _withdraw(application)
     return path
+
+
+def _withdraw(application: Application) -> None:
+    """Delete what is pending; where a process holds the state just now, the setting is written all the same."""
+    try:
+        application.telemetry.withdrawn(application.context("setconfig"))
+    except LifebeatError as error:
+        console.complain(f"warning: what is pending is not deleted yet, and not sent either: {error}")
 
 
 def _refuse_elsewhere(application: Application) -> None:
