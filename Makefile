@@ -9,7 +9,7 @@ EDITABLE := PYTHONWARNINGS=ignore $(PIP) --no-deps --no-build-isolation -e .
 LOCKED := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 IMAGE := deploy/container
 
-.PHONY: help run test lint types check soak matrix bench docs pictures lock dist clean
+.PHONY: help run test lint types check soak matrix bench docs pictures site lock dist clean
 
 help:                    ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r name what; do \
@@ -29,7 +29,7 @@ types: .venv/.dev        ## both type checkers
 	$(BIN)/mypy -p lifebeat -p lifebeat_jobs
 	$(BIN)/pyright
 
-check: lint types        ## both, and the checks of deploy/ with the tools of their fields
+check: lint types site   ## these three, and the checks of deploy/ with the tools of their fields
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" tests/deploy
 
 soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broken files
@@ -46,6 +46,9 @@ docs: .venv/.dev         ## write the generated pages and schemas again
 
 pictures: .venv/.dev     ## the pictures of the page, where Debian's Chromium and its driver are installed
 	PYTHONPATH=tests/support $(BIN)/python tests/generated/screenshots.py
+
+site: .venv/.dev         ## the documentation as a site, in build/site/html; a link that leads nowhere is an error
+	$(BIN)/python deploy/site/build.py
 
 lock: .venv/.pip         ## renew the locks: the development tools' and the image's
 	$(PIP) uv

@@ -158,7 +158,12 @@ class Lifebeat:
         return self._steer(job, steering.start)
 
     def pause(self, job: str, until: datetime | None = None, why: str | None = None) -> Answer:
-        """Let a job not run until then, or until it is resumed, as ``lifebeat pause`` does.
+        """Let a job not run for a time, as ``lifebeat pause`` does.
+
+        Args:
+            job: The job's ID.
+            until: When it runs again; one without a time zone is in that of the machine. ``None`` for until ``resume``.
+            why: The reason, for those who look; ``None`` for none.
 
         Raises:
             LifebeatError: There is no job of that name.

@@ -23,7 +23,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
 EXTRAS = PROJECT["optional-dependencies"]
 DECLARED: dict[str, list[str]] = {
-    "dev.lock": [*PROJECT["dependencies"], *GROUPS["test"], *GROUPS["deploy"], *GROUPS["check"][2:]],
+    "dev.lock": [*PROJECT["dependencies"], *GROUPS["test"], *GROUPS["deploy"], *GROUPS["site"], *GROUPS["check"][3:]],
     "deploy/container/build.lock": PYPROJECT["build-system"]["requires"],
     "deploy/container/requirements.lock": PROJECT["dependencies"],
     "deploy/container/requirements-procrastinate.lock": [*PROJECT["dependencies"], *EXTRAS["procrastinate"]],
