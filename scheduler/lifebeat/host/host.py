@@ -6,7 +6,6 @@ Where a service manager has started it, it is notified of each step, and gets th
 from __future__ import annotations
 
 import signal
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.embedding import attach_handle
@@ -101,14 +100,11 @@ class Host:
         notifier.stopping("stopping", within=self._longest_stop())
         health.stop()
         watch.stop()
-        self._say("stopping")
+        logger = self.application.logger
+        threads.within(SAY, "say", lambda: logger.info("stopping"))  # a log that hangs is not waited for
         handle.drain(JOB_GRACE)
         self._scheduler.shutdown(wait=False)
-        self._say("stopped")
-
-    def _say(self, words: str) -> None:
-        """Write a line of the stop, for which a log that hangs is not waited."""
-        threads.within(SAY, "say", partial(self.application.logger.info, words))
+        threads.within(SAY, "say", lambda: logger.info("stopped"))
 
     def _beat(self, notifier: Notifier) -> None:
         if notifier.watchdog is None:
