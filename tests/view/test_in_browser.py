@@ -75,6 +75,18 @@ def test_everybody_can_use_it(url: str, axe: str, width: int, *, dark: bool) -> 
         browser.close()
 
 
+def test_one_click_leads_to_the_exact_bytes(url: str) -> None:
+    """The link of what was delivered last opens the bytes of that event."""
+    browser = Browser()
+    try:
+        browser.go(url)
+        browser.click("//dt[.='Last delivered']/..//a")
+        shown = "const at = document.querySelector(':target'); return at.closest('details').open && at.textContent"
+        assert json.loads(browser.run(shown))["event"] == "startup"
+    finally:
+        browser.close()
+
+
 def by_keyboard(browser: Browser, label: str) -> None:
     """Go on by the tabulator to what has a label, and press it."""
     for _ in range(100):

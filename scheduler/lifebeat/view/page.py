@@ -343,7 +343,8 @@ def _time(text: str | None) -> Markup | str:
 
 def _exact(event: dict[str, Any]) -> Markup:
     summary = element("summary", "exact bytes", aria_label=f"exact bytes of {event['uuid']}")
-    return element("details", summary, element("pre", event["body"], tabindex=0), id=event["uuid"])
+    # A browser opens what a link's target lies in.
+    return element("details", summary, element("pre", event["body"], tabindex=0, id=event["uuid"]))
 
 
 def _outcome(run: dict[str, Any]) -> Markup:
