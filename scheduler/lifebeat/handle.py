@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from datetime import timedelta
 from functools import partial
@@ -263,6 +264,7 @@ class Lifebeat:
             self._signals = sigterm_of_host()
             if self._signals is not None:
                 self._signals.end()
+                atexit.register(self._signals.raise_again)  # the main thread may come to its end before the stop does
         self._registry.listen()
 
     def clock_changed(self, by: float) -> None:

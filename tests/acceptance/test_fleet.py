@@ -12,7 +12,7 @@ import pytest
 
 from lifebeat.testing import telemetry_allowed
 
-pytestmark = pytest.mark.xdist_group("fleet")  # lived once, not once in each worker
+pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("fleet")]  # lived once, not once in each worker
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "fleet.py"
 INSTANCES = 4000

@@ -62,6 +62,7 @@ def runs_after(cluster: CeleryCluster, moment: float) -> int:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_every_instant_runs_once_on_every_kind_of_pool(installation: Installation, redis: RedisServer) -> None:
     """Workers with processes, with threads and with neither: each (job, instant) runs exactly once, on the grid."""
     cluster = CeleryCluster(installation, redis.url, jobs=8, every="500ms", fields="coalesce: false")

@@ -664,9 +664,9 @@ def test_a_run_that_an_engine_brings_while_one_is_under_way(
         released.set()
     if is_skipped is False:
         with pytest.raises(Busy):
-            life.run_claimed("s", instant + 1)
+            life.run_claimed("s", instant + HOUR)
     else:
-        life.run_claimed("s", instant + 1)
+        life.run_claimed("s", instant + HOUR)
     assert ("a run was skipped" in caplog.text) == bool(is_skipped)
     released.set()
     first.join()

@@ -147,3 +147,19 @@ def test_file_that_another_process_moves_away_just_now_is_looked_for_again(
     changed = database.run(lambda connection: len(connection.execute(query).fetchall()), access, -1)
     assert changed == (0 if access == "create" else -1)
     assert count(database) == (1 if access == "create" else -1)
+
+
+def test_look_at_half_of_a_write_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header is read without a lock; what is only there for a moment is not called damage."""
+    path = tmp_path / "state.sqlite3"
+    database = Database(path, SCHEMA, warn=pytest.fail)
+    add(database)
+    whole, connect = path.read_bytes(), sqlite3.connect
+    looks = iter([b"half of it" * 200, b"half of it" * 200, whole])
+
+    def written_meanwhile(*args: Any, **options: Any) -> sqlite3.Connection:
+        path.write_bytes(next(looks, whole))
+        return connect(*args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", written_meanwhile)
+    assert count(database) == 1

@@ -80,7 +80,7 @@ class StopSignals:
 
     def raise_again(self) -> None:
         """Let the signal do what it would have done without us, so that the parent sees the true cause."""
-        if self.received is None:
+        if self.received is None or self._process != os.getpid():
             return
         self._over = True
         if threading.current_thread() is threading.main_thread():

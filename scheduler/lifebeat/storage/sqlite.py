@@ -38,6 +38,7 @@ _T = TypeVar("_T")
 _APPLICATION = 0x4C494645
 _COMPANIONS = ("-journal", "-wal", "-shm")
 _POLL = 0.005
+_SETTLES = 0.2  # who looks without a lock may see half of a write
 
 _WRITABLE = "make its directory writable for this user, or set telemetryStateDir to one that is"
 _SPACE = "free some space on its file system, or set telemetryStateDir to another"
@@ -142,12 +143,12 @@ class Database:
                 if time.monotonic() >= deadline:
                     raise self._unavailable(f"in use for {seconds:g} s", "try again") from None
             except _Damaged as error:
-                if access == "read":
+                if access == "read" and time.monotonic() >= deadline - seconds + _SETTLES:
                     remedy = "the application moves it away and starts with a new one when it next writes"
                     raise self._unavailable(str(error), remedy) from None
                 if moved:
                     raise self._unavailable(str(error), "move it away") from None
-                damaged = True
+                damaged = access != "read"
             # In SQLite's own waiting, which grows to 100 ms, others are faster for ever.
             time.sleep(random.uniform(0.1, 1) * min(_POLL, attempt * _POLL / 8))  # noqa: S311 - no secret
         raise AssertionError
