@@ -75,7 +75,10 @@ def test_three_machines_are_one_application(
     assert (counted["startup"], counted["shutdown"]) == (1, 1)
     assert len({event["distinct_id"] for event in receiver.events}) == 1
     assert receiver.names()[-1] == "shutdown"
-    query = "SELECT count(*) FROM lifebeat WHERE kind = 'began' AND value <> '0'"
+    query = (
+        "SELECT count(*) FROM lifebeat WHERE kind = 'began' AND value <> '0' AND NOT EXISTS"  # what came to who stopped
+        " (SELECT FROM procrastinate_jobs WHERE to_jsonb(id) = value AND status = 'todo')"  # lies there for the next
+    )
     assert [(counted["heartbeat"],)] == postgresql.sql(query, database)
     assert "telemetryInstanceId" not in json.loads((installation.config / "config.json").read_text())
 
