@@ -156,9 +156,14 @@ def own_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("host")
     (directory / "myapp").mkdir()
     (directory / "myapp" / "jobs.py").write_text(block.text, encoding="utf-8")
+    _forget_myapp()  # another test's, in the same process
     sys.path.insert(0, str(directory))
     yield "myapp.jobs"
     sys.path.remove(str(directory))
+    _forget_myapp()
+
+
+def _forget_myapp() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "myapp"]:
         del sys.modules[name]
 

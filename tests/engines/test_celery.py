@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from lifebeat.testing import PostHogServer
 
 WEB = """
-import signal, threading
+import signal, time
 from apscheduler.schedulers.background import BackgroundScheduler
 import lifebeat
 
-stopped = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+stopped = []  # no event: setting one in a handler may wait for the very lock that it interrupted
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 scheduler = BackgroundScheduler()
 lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", signals=False, **{arguments})
 scheduler.start()
-stopped.wait()
+while not stopped:
+    time.sleep(0.1)
 scheduler.shutdown()
 """
 

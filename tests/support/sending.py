@@ -48,7 +48,9 @@ class Application:
         """Put settings into config.json, keeping those that are there."""
         path = self.directory / "config.json"
         there: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**there, **settings}))
+        whole = path.with_suffix(".new")  # half a file is a mistake, which pauses
+        whole.write_text(json.dumps({**there, **settings}))
+        whole.replace(path)
 
     def settings(self) -> Settings:
         """The settings as they are now."""
