@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,6 +44,20 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long ones first: at the end nobody waits for the last of them."""
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def _modules_of_one_test() -> Iterator[None]:
+    """Forget the modules that a test imported from its own directory: the next one's may have the same name."""
+    modules, path = set(sys.modules), sys.path[:]
+    yield
+    sys.path[:] = path
+    temporary = f"{tempfile.gettempdir()}{os.sep}"
+    for name in set(sys.modules) - modules:
+        module = sys.modules[name]
+        places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+        if any(place.startswith(temporary) for place in places):
+            del sys.modules[name]
 
 
 @pytest.fixture
