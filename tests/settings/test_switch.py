@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lifebeat.settings.table import Settings
 
+FILES = ("config.json", "config.yaml")
 OFF_IN_FILES: list[dict[str, Any]] = [
     {"telemetry_enabled": False},
     {"telemetryEnable": False},
@@ -65,6 +66,16 @@ OFF_IN_FILES: list[dict[str, Any]] = [
     {"telemetryIsOff": True},
     {"blockTelemetry": True},
     {"telemetry": {"doNotSend": True}},
+    {"telemetry": "denied"},
+    {"telemetry": "opt-out"},
+    {"telemetry": {"status": "inactive"}},
+    {"anonymizedTelemetry": False},
+    {"usageTelemetry": "off"},
+    {"telemetryHeartbeat": False},
+    {"privacy": {"telemetry": False}},
+    {"settings": {"telemetryEnabled": False}},
+    {"app": {"doNotTrack": True}},
+    {"telemetry": {"enabled:false": None}},
 ]
 OFF_IN_ENVIRONMENT = [
     {"TELEMETRY_ENABLE": "false"},
@@ -84,6 +95,9 @@ OFF_IN_ENVIRONMENT = [
     {"DISABLE_TELEMETRY": "1"},
     {"TELEMETRY_ENALBED": "false"},
     {"TELEMETRY_DISABLE": '"1"'},
+    {"DO_NOT_TRAK": "1"},
+    {"TELEMETRY_CONSENT": "denied"},
+    {"ANONYMIZED_TELEMETRY": "False"},
 ]
 FOREIGN_IN_FILES: list[dict[str, Any]] = [
     {"telemetryUrl": "off"},
@@ -132,6 +146,16 @@ FOREIGN_IN_FILES: list[dict[str, Any]] = [
     {"opentelemetry": {"enabled": False}},
     {"heartbeat": {"enabled": False}},
     {"donutTracker": False},
+    {"settings": {"enabled": False}},
+    {"privacy": {"disabled": True}},
+    {"general": {"telemetryUrl": False}},
+    {"telemetrySampleRate": 0},
+    {"telemetry": {"otlp": {"enabled": False}}},
+    {"telemetry": {"exporter": "none"}},
+    {"openTelemetry": False},
+    {"carTelemetryEnabled": False},
+    {"geometryEnabled": False},
+    {"telemeterDisabled": True},
 ]
 FOREIGN_IN_ENVIRONMENT = [
     {"NEXT_TELEMETRY_DISABLED": "1"},
@@ -161,17 +185,19 @@ def read(directory: Path, files: dict[str, Any] | None = None, environ: dict[str
     return ConfigSource(directory, environ=environ or {}, modules={}).read()
 
 
-@pytest.mark.parametrize("file", ["config.json", "config.yaml"])
 @pytest.mark.parametrize("values", OFF_IN_FILES, ids=shown)
-def test_a_near_miss_in_a_file_that_says_off_is_off(tmp_path: Path, file: str, values: dict[str, Any]) -> None:
+def test_a_near_miss_in_a_file_that_says_off_is_off(tmp_path: Path, values: dict[str, Any]) -> None:
     """It counts, is named once with its place and the right spelling, and says so over a yes beside it."""
-    found = read(tmp_path, {file: {**values, "telemetryEnabled": True}})
-    assert found.opted_out
-    (warning,) = found.warnings
-    assert (warning.source, warning.line) == (str(tmp_path / file), warning.line)
-    assert "counts as off (did you mean 'telemetryEnabled: false'?)" in warning.message
-    assert found.sources["telemetryEnabled"].startswith(str(tmp_path / file))
-    assert found.problems == ()
+    for file in FILES:
+        directory = tmp_path / file
+        directory.mkdir()
+        found = read(directory, {file: {**values, "telemetryEnabled": True}})
+        assert found.opted_out
+        (warning,) = found.warnings
+        assert (warning.source, warning.line) == (str(directory / file), warning.line)
+        assert "counts as off (did you mean 'telemetryEnabled: false'?)" in warning.message
+        assert found.sources["telemetryEnabled"].startswith(str(directory / file))
+        assert found.problems == ()
 
 
 @pytest.mark.parametrize("environ", OFF_IN_ENVIRONMENT, ids=shown)
@@ -191,12 +217,13 @@ def test_a_near_miss_among_the_arguments_is_off(tmp_path: Path, values: dict[str
     assert (found.opted_out, found.sources["telemetryEnabled"]) == (True, "host argument")
 
 
-@pytest.mark.parametrize("file", ["config.json", "config.yaml"])
 @pytest.mark.parametrize("values", FOREIGN_IN_FILES, ids=shown)
-def test_a_foreign_key_in_a_file_changes_nothing(tmp_path: Path, file: str, values: dict[str, Any]) -> None:
+def test_a_foreign_key_in_a_file_changes_nothing(tmp_path: Path, values: dict[str, Any]) -> None:
     """What is the application's own, or says on, turns nothing off."""
-    found = read(tmp_path, {file: values})
-    assert (found.enabled, found.problems, found.sources["telemetryEnabled"]) == (True, (), "default")
+    for file in FILES:
+        (tmp_path / file).mkdir()
+        found = read(tmp_path / file, {file: values})
+        assert (found.enabled, found.problems, found.sources["telemetryEnabled"]) == (True, (), "default")
 
 
 @pytest.mark.parametrize("environ", FOREIGN_IN_ENVIRONMENT, ids=shown)
@@ -212,6 +239,8 @@ BROKEN_AND_OFF = {
         "telemetryEnabled=no\n",
         "\ttelemetry_enabled: off\n",
         "a: [\ntelemetryEnabled: 0\n",
+        "telemetryDisabled=true\nfoo\n",
+        "do_not_track: 1\n\tx: 1\n",
     ],
     "config.json": [
         "{telemetryEnabled: false}",
@@ -232,7 +261,16 @@ def test_a_broken_file_that_says_off_is_off(tmp_path: Path, file: str, text: str
 
 
 @pytest.mark.parametrize(
-    "text", ['{"telemetryEna', '{"telemetryEnabled":', '{"telemetryEnabled": tr', '{"a": "off"', "{"]
+    "text",
+    [
+        "# telemetryEnabled: false\n{",
+        '{"telemetryDisabled": f',
+        '{"telemetryEna',
+        '{"telemetryEnabled":',
+        '{"telemetryEnabled": tr',
+        '{"a": "off"',
+        "{",
+    ],
 )
 def test_a_broken_file_that_says_nothing_is_paused(tmp_path: Path, text: str) -> None:
     """The first half of a file is nobody's opt-out."""

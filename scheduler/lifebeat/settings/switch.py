@@ -23,19 +23,24 @@ _ON = (
     "enabled", "enable", "is", "on", "active", "activated", "activate", "allow", "allowed", "optin", "optedin", "use",
     "send", "sending", "sent", "collect", "collected", "collecting", "collection", "consent", "share", "sharing",
     "report", "reporting", "submit", "upload", "with", "permit", "permitted", "accept", "accepted", "agree", "agreed",
-    "mode", "level", "state", "status", "switch", "setting", "settings", "config", "options",
+    "mode", "level", "state", "status", "switch", "setting", "settings", "config", "options", "usage", "analytics",
+    "anonymous", "anonymized", "anonymised", "heartbeat",
 )  # fmt: skip
 _OFF = (
     "disabled", "disable", "deactivated", "deactivate", "off", "optout", "optoutof", "optedout", "no", "not", "dont",
     "donot", "never", "skip", "block", "blocked", "stop", "stopped", "reject", "rejected", "deny", "denied", "refuse",
-    "refused", "suppress", "suppressed", "pause", "paused",
+    "refused", "suppress", "suppressed", "pause", "paused", "inactive",
 )  # fmt: skip
 _SECTION = ("", "setting", "settings", "config", "options")
+# Sections that may hold settings of ours under their whole name, as in `privacy: {telemetry: off}`.
+_OUTER = frozenset({*_SECTION, "app", "application", "general", "global", "main", "privacy", "consent", "features"})
 _WORDS = re.compile("|".join(sorted((*_ON, *_OFF), key=len, reverse=True)))
 _DO_NOT_TRACK = frozenset({"donottrack", "donottrackme", "donttrack", "telemetrydonottrack", "dnt"})
 _MISSPELLED = (_SWITCH, "telemetrydisabled", "enabletelemetry", "disabletelemetry", "telemetryoptout", "donottrack")
-_NO = FALSE | {"disabled", "disable", "none", "never", "n", "f"}
+_NO = FALSE | {"none", "n", "f"}
+_NEGATIVE = _NO | set(_OFF)
 _PAIR = re.compile(r"""([A-Za-z][\w.-]*)["']?\s*[:=]\s*["']?(\w+)""")
+_COMMENT = re.compile(r"(?m)(?:^|\s)(?:#|//).*")
 _PLAIN = {re.sub("[^a-z]", "", name.lower()): name for name in BY_NAME if name.startswith("telemetry")}
 
 
@@ -46,6 +51,8 @@ def says_off(name: str, value: Any) -> bool:
         name: The key, with its section before it.
         value: What is written for it; a list or a mapping says nothing.
     """
+    if value is None and (joined := _PAIR.search(name)):  # {telemetryEnabled:false}, without the space
+        name, value = joined.groups()
     word = _word(name)
     if isinstance(value, (list, dict)) or not word:
         return False
@@ -55,12 +62,16 @@ def says_off(name: str, value: Any) -> bool:
         return said not in TRUE
     known = word if _is_off(word) is not None else next((one for one in _MISSPELLED if _is_near(word, one)), "")
     is_off = _is_off(known)
-    return said in _NO if is_off is False else is_off is True and bool(said) and said not in _NO
+    if is_off is False:
+        return re.sub("[^a-z0-9]", "", said) in _NEGATIVE
+    return is_off is True and bool(said) and said not in _NO
 
 
 def text_says_off(text: str) -> bool:
-    """Return whether a file that is not understood has the switch in it, and a word for off behind it."""
-    return any(_word(name) == _SWITCH and said.lower() in _NO for name, said in _PAIR.findall(text))
+    """Return whether a file that is not understood has the switch in it, and not in a comment, and says off."""
+    pairs = _PAIR.findall(_COMMENT.sub("", text))
+    known = _NEGATIVE | TRUE  # half of a word says nothing
+    return any(said.lower() in known and says_off(name, said) for name, said in pairs)
 
 
 def meant(name: str) -> str | None:
@@ -79,12 +90,13 @@ def in_section(section: str, name: str) -> str:
 
 def is_worth_a_look(name: str) -> bool:
     """Return whether a name has anything in it that one of ours has; of an environment few have."""
-    return bool(re.search("tele|track|beat|metry|^dnt$", name, re.IGNORECASE))
+    return bool(re.search("tele|track|beat|metry|^dnt$|do.?not", name, re.IGNORECASE))
 
 
 def is_section(name: str) -> bool:
     """Return whether settings of ours may have been put below a key."""
-    return any(subject and rest in _SECTION for subject, rest in _parts(_word(name)))
+    word = _word(name)
+    return word in _OUTER or any(rest in _SECTION for _, rest in _parts(word))
 
 
 def _is_off(word: str) -> bool | None:
