@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
 
+import lifebeat
 import mistakes
+from lifebeat.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from lifebeat.testing import PostHogServer
     from mistakes import Mistake
 
 REMEDY = re.compile(
@@ -55,3 +60,35 @@ def test_all_of_them_at_once(directory: Path) -> None:
     assert [re.sub("first on line [0-9]+", "first on line 4", one.message) for one in found] == [
         said[one.name][0].message.replace("'clean'", f"'job{number}'", 1) for number, one in enumerate(inside)
     ]
+
+
+STARTUP = "  startup: {run: 'lifebeat_jobs.telemetry:startup', when: start}\n"
+
+
+def test_no_mistake_lets_a_host_send(
+    directory: Path, tmp_path: Path, receiver: PostHogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host starts and stops with each mistake in its heartbeat, beside a good startup: no connection, no event.
+
+    A mistake that is the host's own raises at ``attach``; the host may go on all the same.
+    """
+    monkeypatch.setenv("LIFEBEAT_TEST_MODE", "loopback")
+    schedulers = list[Any]()
+    for number, one in enumerate(mistakes.MISTAKES):
+        text = one.text.replace("myapp.jobs:clean", "lifebeat_jobs.telemetry:heartbeat")
+        config = tmp_path / str(number)
+        config.mkdir()
+        (config / "jobs.yaml").write_text(text.replace("jobs:\n", f"jobs:\n{STARTUP}", 1))
+        scheduler: Any = BackgroundScheduler(timezone="UTC")
+        with contextlib.suppress(ConfigError):
+            handle = lifebeat.attach(
+                scheduler, app_name="notes", app_version="1", api_key="phc_x", host=receiver.url, config_dir=config,
+                allow="myapp", signals=False,
+            )  # fmt: skip
+            assert handle.status()["telemetry"] == ("off" if one.name == "The switch in the job file" else "paused")
+        scheduler.start()
+        schedulers.append(scheduler)
+    for scheduler in schedulers:
+        scheduler.shutdown()
+    assert receiver.connections == 0
+    assert list(tmp_path.rglob("*.sqlite3")) == []

@@ -7,6 +7,7 @@ section, are the application's.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.settings.table import BY_NAME, FALSE, TRUE
@@ -74,6 +75,7 @@ def text_says_off(text: str) -> bool:
     return any(said.lower() in known and says_off(name, said) for name, said in pairs)
 
 
+@lru_cache(1000)  # settings are read often, and always with the same keys
 def meant(name: str) -> str | None:
     """Return the setting of ours that a key is another spelling of; ``None`` if it is none."""
     word = _word(name).removeprefix("lifebeat")
@@ -88,6 +90,7 @@ def in_section(section: str, name: str) -> str:
     return name if is_whole else f"{section}.{name}"
 
 
+@lru_cache(1000)
 def is_worth_a_look(name: str) -> bool:
     """Return whether a name has anything in it that one of ours has; of an environment few have."""
     return bool(re.search("tele|track|beat|metry|^dnt$|do.?not", name, re.IGNORECASE))
@@ -99,6 +102,7 @@ def is_section(name: str) -> bool:
     return word in _OUTER or any(rest in _SECTION for _, rest in _parts(word))
 
 
+@lru_cache(1000)
 def _is_off(word: str) -> bool | None:
     """Return whether a key turns telemetry off when it is true; ``None`` if it has nothing to do with the switch."""
     if word in _DO_NOT_TRACK:
@@ -128,6 +132,7 @@ def _word(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower()) if len(name) < 60 else ""  # noqa: PLR2004 - no key of ours
 
 
+@lru_cache(10_000)
 def _is_near(word: str, other: str) -> bool:
     """Return whether one letter was changed, left out, added, or swapped with the next."""
     if abs(len(word) - len(other)) > 1:
