@@ -76,17 +76,19 @@ class EarlierOptOut:
         if settings.opted_out:
             self._see(settings, state)
             return None
-        opt_out = record.read_opt_out(state) or self._seen
-        if opt_out is None:
+        known = [one for one in (record.read_opt_out(state), self._seen) if one is not None]
+        opt_out = max(known, key=lambda one: one.at, default=None)  # another machine may have taken it back
+        if opt_out is None or opt_out.is_over:
             return None
         if self._is_over(opt_out, settings):
             self._seen = None
             if self._remember:
-                record.write_opt_out(state, None)
+                record.end_opt_out(state, self._clock.time())
             return None
         self._seen = opt_out
         when = f"{datetime.fromtimestamp(opt_out.at, tz=UTC):%Y-%m-%d %H:%M} UTC"
-        return Layer(f"opt-out of {when} ({opt_out.source})", {ENABLED: False})
+        place = f"{opt_out.machine}: {opt_out.source}" if opt_out.machine else opt_out.source
+        return Layer(f"opt-out of {when} ({place})", {ENABLED: False})
 
     def _see(self, settings: Settings, state: Path | None) -> None:
         switch = settings.sources[ENABLED]

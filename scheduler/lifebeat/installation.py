@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import record
+from lifebeat.clock import SystemClock
 from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.settings import edit
 from lifebeat.settings.layers import CONFIG_FILES, JOB_FILE
@@ -155,7 +156,7 @@ def set_setting(config_dir: Path, name: str, written: str | None, *, state_dir: 
         raise LifebeatError(f"{name}: {'the value' if key.secret else repr(written)} {error}") from None
     edit.set_key(path, name, parsed if isinstance(parsed, bool | int) else written)
     if name == "telemetryEnabled" and parsed is True:
-        record.write_opt_out(state_dir, None)
+        record.end_opt_out(state_dir, SystemClock().time())
     return path
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lifebeat.settings.table import Settings
 
 FILE_NAME = "host.json"
+OPT_OUT = "optOut"
+MOMENT = 0.001  # seconds
 _LIMIT = 256 * 1024
 _ATTEMPTS = 5
 _VARIABLES = ("LIFEBEAT_DEPLOYMENT", "LIFEBEAT_ENGINE", *(key.variable for key in KEYS), *(key.name for key in KEYS))
@@ -177,34 +179,56 @@ class OptOut:
     Attributes:
         source: The layer that said off.
         file: The file that it was said in, absolute; ``None`` for what no file says.
-        at: When it was seen, in seconds since the epoch.
+        at: When it was seen, or taken back, in seconds since the epoch.
+        machine: The machine on which it was seen; empty for this one.
+        is_over: Whether it was taken back.
     """
 
     source: str
     file: str | None
     at: float
+    machine: str = ""
+    is_over: bool = False
 
 
 def read_opt_out(state_dir: Path | None) -> OptOut | None:
-    """Return the opt-out that is on record; ``None`` where there is none, or it cannot be read."""
-    written = content(state_dir).get("optOut")
-    try:
-        return OptOut(str(written["source"]), written["file"], float(written["at"])) if written else None
-    except (KeyError, TypeError, ValueError):
-        return None
+    """Return the opt-out that is on record, or was; ``None`` where there is none, or it cannot be read."""
+    return _opt_out(content(state_dir))
 
 
-def write_opt_out(state_dir: Path | None, opt_out: OptOut | None) -> bool:
-    """Put down an opt-out, or that it is over, and return whether it stands there.
+def write_opt_out(state_dir: Path | None, opt_out: OptOut) -> bool:
+    """Put down an opt-out, and return whether it stands there.
 
     Where no host is on record nothing is made: off leaves no trace on its own.
     """
     if state_dir is None or not is_there(state_dir):
         return False
     known = read_opt_out(state_dir)
-    if (known.source, known.file) == (opt_out.source, opt_out.file) if known and opt_out else known is opt_out:
+    if known is not None and replace(known, at=opt_out.at) == opt_out:
         return True
-    return update(state_dir, lambda before: before | {"optOut": asdict(opt_out) if opt_out else None})
+    return update(state_dir, lambda before: before | {OPT_OUT: asdict(_after(before, opt_out))})
+
+
+def end_opt_out(state_dir: Path | None, now: float) -> None:
+    """Put down that the opt-out is over, if one is on record."""
+    known = read_opt_out(state_dir)
+    if state_dir is not None and known is not None and not known.is_over:
+        over = replace(known, at=now, is_over=True)
+        update(state_dir, lambda before: before | {OPT_OUT: asdict(_after(before, over))})
+
+
+def _after(before: dict[str, Any], opt_out: OptOut) -> OptOut:
+    """Return it later than what was known before, whatever this machine's clock shows: the latest word counts."""
+    known = _opt_out(before)
+    return opt_out if known is None else replace(opt_out, at=max(opt_out.at, known.at + MOMENT))
+
+
+def _opt_out(content: dict[str, Any]) -> OptOut | None:
+    written = content.get(OPT_OUT)
+    try:
+        return replace(OptOut(**written), at=float(written["at"])) if written else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def is_there(state_dir: Path | None) -> bool:

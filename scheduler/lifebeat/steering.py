@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from lifebeat import record
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from lifebeat.clock import Clock
     from lifebeat.jobfile.spec import JobSpec
 
+Orders = dict[str, dict[str, Any]]
+OPT_OUT = ""  # no job is called so
 START_WITHIN = 600.0  # seconds; an order that no process has followed by then is void
 _KEY = "steering"
+_NEVER: dict[str, Any] = {"at": 0.0}
 _LONGEST_REASON = 200
 
 
@@ -36,12 +40,14 @@ class Steering:
         until: When the pause ends or ended; ``None`` for when somebody resumes it.
         why: Why, as somebody said; ``None`` where nobody did.
         start: When a run was last ordered, in microseconds since the epoch: its instant; ``None`` for never.
+        at: When the job was last paused or resumed.
     """
 
     paused: float | None = None
     until: float | None = None
     why: str | None = None
     start: int | None = None
+    at: float = 0.0
 
     def is_paused(self, moment: float) -> bool:
         """Return whether a moment lies in the pause."""
@@ -105,15 +111,47 @@ def pause(state_dir: Path | None, spec: JobSpec, clock: Clock, *, until: float |
     shown = "".join(letter if letter.isprintable() else " " for letter in why or "")[:_LONGEST_REASON].strip() or None
     paused = Steering(now, until, shown)
     words = f"{spec.id}: {paused.in_words()}"
-    return _order(state_dir, spec.id, lambda before: replace(paused, start=before.start), words)
+    return _order(state_dir, spec.id, lambda before: replace(paused, start=before.start, at=_at(before, now)), words)
 
 
 def resume(state_dir: Path | None, spec: JobSpec, clock: Clock) -> Answer:
     """Let a job run again; what came in its pause is not made up for."""
     now, before = clock.time(), read(state_dir).get(spec.id, Steering())
-    if not before.is_paused(now):
+    if before.paused is None or (before.until is not None and before.until <= now):
         return Answer(True, f"{spec.id}: is not paused")
-    return _order(state_dir, spec.id, lambda before: replace(before, until=now), f"{spec.id}: resumed")
+    words = f"{spec.id}: resumed"
+    return _order(state_dir, spec.id, lambda before: replace(before, until=now, at=_at(before, now)), words)
+
+
+def exchange(state_dir: Path | None, heard: Orders, jobs: Collection[str], machine: str) -> Orders:
+    """Take the orders of other machines that are newer than those here, and return those that are newer here.
+
+    Of each job, and of the opt-out, the latest order counts on all machines. A run is ordered on one only: all of them
+    share it already.
+
+    Args:
+        state_dir: The state directory.
+        heard: What the machines know: by job its pause, and under ``OPT_OUT`` the opt-out.
+        jobs: The jobs of the job file here.
+        machine: This machine's name.
+    """
+    content = record.content(state_dir)
+    known: Orders = {job: one for job, one in _written(content).items() if one.get("at")}
+    if opt_out := content.get(record.OPT_OUT):
+        known[OPT_OUT] = {**opt_out, "file": None, "machine": opt_out.get("machine") or machine}
+    newer = {name: one for name, one in heard.items() if one["at"] > known.get(name, _NEVER)["at"]}
+    newer = {name: one for name, one in newer.items() if name == OPT_OUT or name in jobs}
+    if state_dir is not None and newer:
+        record.update(state_dir, partial(_take, newer))
+    return {name: one for name, one in known.items() if one["at"] > heard.get(name, _NEVER)["at"]}
+
+
+def _take(newer: Orders, content: dict[str, Any]) -> dict[str, Any]:
+    steering = _written(content)
+    for job in newer.keys() - {OPT_OUT}:
+        steering = steering | {job: newer[job] | {"start": _parse(steering.get(job)).start}}
+    opt_out = {record.OPT_OUT: newer[OPT_OUT]} if OPT_OUT in newer else {}
+    return content | {_KEY: steering} | opt_out
 
 
 def forget(state_dir: Path | None, known: Collection[str]) -> None:
@@ -121,6 +159,10 @@ def forget(state_dir: Path | None, known: Collection[str]) -> None:
     orders = read(state_dir)
     if state_dir is not None and not orders.keys() <= set(known):
         _update(state_dir, lambda written: {job: one for job, one in written.items() if job in known})
+
+
+def _at(before: Steering, now: float) -> float:
+    return max(now, before.at + record.MOMENT)  # later than the last order, whatever this machine's clock shows
 
 
 def _order(state_dir: Path | None, job: str, change: Callable[[Steering], Steering], words: str) -> Answer:
@@ -148,12 +190,13 @@ def _written(content: dict[str, Any]) -> dict[str, Any]:
 def _parse(written: Any) -> Steering:
     """Return what stands in the file; what cannot be read counts as not ordered."""
     try:
-        paused, until, why, at = (written[name] for name in ("paused", "until", "why", "start"))
+        paused, until, why, start, at = (written[name] for name in ("paused", "until", "why", "start", "at"))
         return Steering(
             None if paused is None else float(paused),
             None if until is None else float(until),
             None if why is None else str(why),
-            None if at is None else int(at),
+            None if start is None else int(start),
+            float(at),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return Steering()

@@ -74,7 +74,9 @@ def test_the_file_that_said_no_takes_it_back(config: Path, text: str, when: str)
     assert process.is_off
     put(config / "config.json", text)
     assert not (process if when == "while running" else Process(config)).is_off
-    assert record.read_opt_out(config / FOLDER) is None
+    known = record.read_opt_out(config / FOLDER)
+    assert known is not None
+    assert known.is_over
 
 
 def test_a_file_that_was_just_written_is_not_believed_yet(config: Path) -> None:

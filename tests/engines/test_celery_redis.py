@@ -56,7 +56,7 @@ def make(redis: RedisServer) -> Iterator[Make]:
     def one(hand_over: Callable[[Due], None] | None = None, gone_after: float = GONE_AFTER) -> CeleryCoordinator:
         shared = Shared(Redis(None, lambda: redis.url), lambda: "notes", gone_after=gone_after)
         made.append(CeleryCoordinator(shared, clock=SystemClock(), logger=get_logger(), hand_over=hand_over))
-        made[-1].start(lambda _job, _instant: None)
+        made[-1].start(lambda _job, _instant: None, lambda _heard: {})
         return made[-1]
 
     yield one
@@ -180,9 +180,9 @@ def test_what_a_dead_worker_has_lost_is_handed_over_again(redis: RedisServer) ->
         assert shared.claim(due, waits=True)
         shared.note_handed_over(due)
     assert shared.begin(begun, "one", coalesce=False) == 1
-    assert shared.renew(None, offers=True) == (False, [])  # not at once
+    assert shared.renew(None, offers=True) == (False, [], {})  # not at once
     redis.client().zincrby("lifebeat:{notes}:waiting", -6 * SECOND, lost.member)  # as if six seconds had passed
-    assert shared.renew(None, offers=True) == (False, [lost])
+    assert shared.renew(None, offers=True) == (False, [lost], {})
 
 
 # -- what a queue delivers ---------------------------------------------------------------------------------------------

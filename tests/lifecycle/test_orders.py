@@ -13,13 +13,18 @@ import lifebeat
 from hosts import eventually
 from lifebeat import history, steering
 from lifebeat.clock import SystemClock
+from lifebeat.consent import EarlierOptOut
+from lifebeat.once.alone import Alone
 from lifebeat.schedule.instants import SECOND, to_datetime, to_instant
+from lifebeat.steering import Orders
 from lifebeat.testing import FakeClock
 from test_life import HOUR, Process, hang, jobs, names, ran, released
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lifebeat.clock import Clock
+    from lifebeat.once.protocol import Exchange, Joined, RunInstant
     from lifebeat.steering import Answer
 
 SHARED = "  a: {run: 'RUN', every: 1h, once: application}\n"
@@ -235,3 +240,102 @@ def test_an_opt_out_and_an_edit_change_no_order(config: Path) -> None:
     fire(process, int(process.clock.time() * SECOND))
     assert names() == ["a", "a"]
     process.stop()
+
+
+# -- several machines --------------------------------------------------------------------------------------------------
+
+
+class OnAnEngine(Alone):
+    """A coordinator of one machine of several, which exchanges orders when it is asked to."""
+
+    def __init__(self, clock: Clock, all_know: Orders) -> None:
+        super().__init__(clock)
+        self.all_know = all_know
+        self.exchange: Exchange = lambda _: {}
+
+    def start(self, run: RunInstant, exchange: Exchange) -> None:  # noqa: ARG002 - nothing is brought
+        """Remember how orders are exchanged."""
+        self.exchange = exchange
+
+    def join(self, timeout: float) -> Joined:
+        """Exchange, and join."""
+        self.renew()
+        return super().join(timeout)
+
+    def renew(self) -> None:
+        """Exchange as every few seconds."""
+        self.all_know |= self.exchange(dict(self.all_know))
+
+
+class Machine(Process):
+    """A process on a machine of its own."""
+
+    def __init__(self, directory: Path, clock: FakeClock, all_know: Orders) -> None:
+        directory.mkdir(exist_ok=True)
+        jobs(directory, SHARED + "  beat: {run: 'lifebeat_jobs.telemetry:heartbeat', every: 1h, once: application}\n")
+        super().__init__(directory, clock, appName="notes", telemetryApiKey="phc_x", telemetryHost="http://127.0.0.1:9")
+        source = self.application.source
+        source.earlier_opt_out = EarlierOptOut(source, clock, remember=True)
+        self.coordinator = OnAnEngine(clock, all_know)
+        self.start(lambda _: self.coordinator)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether telemetry is, as the plan has it."""
+        assert self.life is not None
+        self.life.edited()  # its files are watched
+        return "beat" in self.scheduler.added
+
+
+def test_a_pause_holds_on_all_machines(config: Path) -> None:
+    """The latest order counts on each, also on one that joins later and where clocks differ; it outlives the server."""
+    clock, all_know = FakeClock(), Orders()
+    one, other = (Machine(config / name, clock, all_know) for name in ("one", "other"))
+
+    def tell(*machines: Machine) -> list[bool]:
+        for machine in machines:
+            machine.coordinator.renew()
+        spec = steering.find(one.application.load().specs, "a")
+        return [machine.application.may_run(spec.id, machine.application.now()) for machine in machines]
+
+    assert order(one, "pause", why="the disk is full").done
+    assert tell(one, other) == [False, False]
+    all_know.clear()  # as a server does that loses its data
+    late = Machine(config / "late", clock, all_know)
+    assert tell(other, one, late) == [False] * 3
+    clock.jump(-60)  # this machine's clock is behind the one on which the pause was ordered
+    order(other, "resume")
+    clock.jump(60)
+    assert tell(other, one, late) == [True] * 3
+    assert order(late, "start").done
+    tell(late, one)
+    follow(one)
+    assert names() == []  # a run is ordered on one machine
+    for machine in (one, other, late):
+        machine.stop()
+
+
+def test_an_opt_out_holds_on_all_machines(config: Path) -> None:
+    """While it holds none is on, nor one that joins later; taken back where it was given, it is for all."""
+    clock, all_know = FakeClock(), Orders()
+    clock.jump(time.time() - clock.time())  # files have the time of this machine
+    one, other = (Machine(config / name, clock, all_know) for name in ("one", "other"))
+    assert one.is_on
+    assert other.is_on
+    file = config / "one" / "config.json"
+    file.write_text('{"telemetryEnabled": false}')
+    assert not one.is_on
+    one.coordinator.renew()
+    other.coordinator.renew()
+    assert not other.is_on
+    assert str(file) in other.application.consent().reason
+    late = Machine(config / "late", clock, all_know)
+    assert not late.is_on
+    file.write_text('{"telemetryEnabled": true}')
+    assert one.is_on
+    for machine in (one, other, late):
+        machine.coordinator.renew()
+        machine.is_on  # noqa: B018 - it looks
+        machine.scheduler.work()
+        assert machine.is_on
+        machine.stop()

@@ -91,10 +91,23 @@ class _Body:
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
         self.ran: list[tuple[str, int]] = []
-        coordinator.start(self.run)
+        self.orders: dict[str, Any] = {}
+        coordinator.start(self.run, self.exchange)
 
     def run(self, job_id: str, instant: int) -> None:
         self.ran.append((job_id, instant))
+
+    def exchange(self, heard: dict[str, Any]) -> dict[str, Any]:
+        """Take orders that are newer elsewhere, and return those that are newer here, as a life does."""
+        known = dict(self.orders)
+        self.orders |= {name: one for name, one in heard.items() if one["at"] > known.get(name, {"at": 0})["at"]}
+        return {name: one for name, one in known.items() if one["at"] > heard.get(name, {"at": 0})["at"]}
+
+    def order(self, name: str, at: float) -> None:
+        self.orders[name] = {"at": at}
+
+    def ordered(self) -> dict[str, Any]:
+        return self.orders
 
     def join(self, timeout: float = 30.0) -> Any:
         joined = self.coordinator.join(timeout)
@@ -176,6 +189,8 @@ class Conformance:
     """The suite. Its tests need real processes, and whatever server the coordinator has."""
 
     factory: ClassVar[str]
+    is_of_machines: ClassVar[bool] = True
+    """Whether it coordinates several machines; those of one have their orders in a file."""
     gone_after: ClassVar[float] = 0.0
     """How many seconds after its kill a process counts as gone."""
 
@@ -376,6 +391,21 @@ class Conformance:
         assert len(agreed) == 1
         assert agreed <= set(candidates)
         assert start().ask("agree", str(uuid.uuid4())) in agreed
+
+    def test_latest_order_is_known_to_all_machines(self, start: Start) -> None:
+        """What was ordered on one machine before it joined or after is known to all, and the latest counts."""
+        if not self.is_of_machines:
+            pytest.skip("processes of one machine have one file of orders")
+        one, other = start(), start()
+        one.ask("order", JOB, 1.0)
+        everybody([one, other], "join")
+        one.ask("order", "", 2.0)
+        other.ask("order", JOB, 3.0)
+        expected = {JOB: {"at": 3.0}, "": {"at": 2.0}}
+        until(lambda: one.ask("ordered") == other.ask("ordered") == expected)
+        late = start()
+        late.ask("join")
+        assert late.ask("ordered") == expected
 
     def test_drain_is_done_at_once_when_nothing_runs(self, start: Start) -> None:
         """When nothing runs, draining is done at once; closing gives nothing back."""

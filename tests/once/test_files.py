@@ -30,6 +30,7 @@ class TestFiles(Conformance):
     """Files pass the suite of all coordinators."""
 
     factory: ClassVar[str] = "test_files:make"
+    is_of_machines: ClassVar[bool] = False
 
     @pytest.fixture
     def arguments(self, tmp_path: Path) -> list[str]:

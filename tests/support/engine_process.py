@@ -53,7 +53,7 @@ class Actor:
 
     def live(self) -> None:
         """Live until the stop."""
-        self.coordinator.start(self.run)
+        self.coordinator.start(self.run, lambda _: {})
         if (joined := self.join()) is not None:
             self.write("joined", joined.run)
             if joined.unfinished:

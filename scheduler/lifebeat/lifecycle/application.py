@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lifebeat import clock as clocks
-from lifebeat import consent, installation, record
+from lifebeat import consent, installation, record, steering
 from lifebeat.context import JobContext
 from lifebeat.errors import ConfigError
 from lifebeat.history import History
@@ -177,6 +177,11 @@ class Application:
             background=background,
             later=later,
         )
+
+    def may_run(self, job_id: str, at: datetime) -> bool:
+        """Return whether a job is not paused; what came in its pause is not run after it either."""
+        ordered = steering.read(self.state_dir(create=False)).get(job_id)
+        return ordered is None or not any(map(ordered.is_paused, (at.timestamp(), self.clock.time())))
 
     def history(self) -> History:
         """Return where runs are remembered; for who has opted out no file is made, and one that is there is used."""

@@ -261,7 +261,7 @@ class Life:
     def _fire(self, job_id: str, at: datetime, *, by_hand: bool = False) -> BaseException | None:
         """Run a job for its instant, if it is this process's to run; return what went wrong in it."""
         planned = self._plan.get(job_id)
-        if planned is None or not self.is_alive or not (by_hand or self._may_run(job_id, at)):
+        if planned is None or not self.is_alive or not (by_hand or self.application.may_run(job_id, at)):
             return None
         with self._under_way(planned.spec) as has_room:
             if has_room:
@@ -317,8 +317,8 @@ class Life:
             self.application.logger.warning("job %s: the run was missed by %.1f s", job_id, late / SECOND)
             self.pass_over(job_id, to_datetime(instant), late=True)
             return None
-        by_hand = self._is_by_hand(planned, instant)
-        if not (by_hand or self._may_run(job_id, to_datetime(instant))):
+        by_hand = planned.is_by_hand(instant)
+        if not (by_hand or self.application.may_run(job_id, to_datetime(instant))):
             return None
         with self._under_way(spec) as has_room:
             if has_room:
@@ -386,20 +386,15 @@ class Life:
     def _call_again(
         self, spec: JobSpec, instant: datetime, attempt: int, by_hand: bool, _: datetime
     ) -> BaseException | None:
-        may_run = spec.id in self._plan and (by_hand or self._may_run(spec.id, instant))
+        may_run = spec.id in self._plan and (by_hand or self.application.may_run(spec.id, instant))
         return self.call(spec, instant, attempt=attempt, by_hand=by_hand) if may_run else None
 
     def _call_unless_paused(
         self, spec: JobSpec, instant: datetime, timeout: timedelta | None = None
     ) -> BaseException | None:
-        return self.call(spec, instant, timeout) if self._may_run(spec.id, instant) else None
+        return self.call(spec, instant, timeout) if self.application.may_run(spec.id, instant) else None
 
     # -- orders ------------------------------------------------------------------------------------------------------
-
-    def _may_run(self, job_id: str, at: datetime) -> bool:
-        """Return whether a job is not paused; what came in its pause is not run after it either."""
-        ordered = steering.read(self.application.state_dir(create=False)).get(job_id)
-        return ordered is None or not any(map(ordered.is_paused, (at.timestamp(), self.application.clock.time())))
 
     def follow_orders(self) -> None:
         """Run what was ordered by hand, once, and forget what was ordered for jobs that are gone."""
@@ -425,14 +420,6 @@ class Life:
 
     def _start_by_hand(self, job_id: str, instant: int, _: datetime) -> BaseException | None:
         return self._fire(job_id, to_datetime(instant), by_hand=True)
-
-    def _is_by_hand(self, planned: Planned, instant: int) -> bool:
-        """Return whether a run that an engine brought was ordered: it lies on none of the job's instants."""
-        trigger = planned.spec.trigger
-        if getattr(trigger, "phase", None) == "start":  # they differ from process to process
-            return False
-        instants = instants_of(trigger, job_id=planned.spec.id, seed=planned.seed, started_at=self._started.wall)
-        return instants is None or instants.after(instant - 1) != instant
 
     def _background(self, name: str, work: Callable[[], None]) -> None:
         with self._lock:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from typing import TYPE_CHECKING
 
-from lifebeat import installation, record
+from lifebeat import installation, record, steering
 from lifebeat.once.alone import Alone
 from lifebeat.once.protocol import CannotCoordinate, Unavailable
+from lifebeat.storage import threads
 
 if TYPE_CHECKING:
     from lifebeat.lifecycle.application import Application
     from lifebeat.once.protocol import Coordinator, Joined, RunInstant
+
+
+_DISK = 1.0  # seconds
 
 
 class Membership:
@@ -33,10 +38,24 @@ class Membership:
         self._coordinator = coordinator
         self._lock = threading.Lock()
         self._is_out = False
+        self._exchanging = threading.Lock()
 
     def start(self, run: RunInstant) -> None:
         """Get ready; an engine's runs are given to ``run``."""
-        self._coordinator.start(run)
+        self._coordinator.start(run, self._exchange)
+
+    def _exchange(self, heard: steering.Orders) -> steering.Orders:
+        """Have orders hold on all machines; the files of this one are watched, so that what is new is followed."""
+        application, news = self._application, steering.Orders()
+
+        def exchange() -> None:
+            with self._exchanging:
+                jobs = {spec.id for spec in application.load().specs}
+                news.update(steering.exchange(application.state_dir(create=bool(heard)), heard, jobs, platform.node()))
+
+        # A disk that hangs does not keep the engine from renewing this process's row.
+        is_free = not self._exchanging.locked()
+        return news if is_free and threads.within(_DISK, "orders", exchange) else {}
 
     # -- the ID and the join -----------------------------------------------------------------------------------------
 

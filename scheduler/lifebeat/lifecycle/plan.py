@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lifebeat.schedule.instants import jitter_of
-from lifebeat.schedule.triggers import AtShutdown, AtStart, Every
+from lifebeat.schedule.triggers import AtShutdown, AtStart, Every, instants_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +28,14 @@ class Planned:
 
     spec: JobSpec
     seed: str
+
+    def is_by_hand(self, instant: int) -> bool:
+        """Return whether a run that an engine brought was ordered: it lies on none of the job's instants."""
+        trigger = self.spec.trigger
+        if getattr(trigger, "phase", None) == "start":  # they differ from process to process
+            return False
+        instants = instants_of(trigger, job_id=self.spec.id, seed=self.seed, started_at=0.0)
+        return instants is None or instants.after(instant - 1) != instant
 
     def fires_as(self, other: Planned) -> bool:
         """Return whether the other one has the same runs to come, so that the next one of them stays."""

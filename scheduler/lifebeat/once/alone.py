@@ -10,7 +10,7 @@ from lifebeat.once.protocol import Joined
 
 if TYPE_CHECKING:
     from lifebeat.clock import Clock
-    from lifebeat.once.protocol import RunInstant
+    from lifebeat.once.protocol import Exchange, RunInstant
 
 
 class Alone:
@@ -23,7 +23,7 @@ class Alone:
     def __init__(self, clock: Clock) -> None:
         self._joined = Joined(first=True, started=now(clock), run=os.urandom(16).hex())
 
-    def start(self, run: RunInstant) -> None:
+    def start(self, run: RunInstant, exchange: Exchange) -> None:
         """Need nothing."""
 
     def join(self, timeout: float) -> Joined:  # noqa: ARG002 - there is no other to wait for

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lifebeat.clock import Clock
-    from lifebeat.once.protocol import Joined, RunInstant
+    from lifebeat.once.protocol import Exchange, Joined, RunInstant
     from lifebeat.storage.sqlite import Access, Connection
 
 T = TypeVar("T")
@@ -68,8 +68,8 @@ class FileCoordinator:
         self._joined: Joined | None = None
         in_child(self.close)  # a child is not in; the lock sees to itself
 
-    def start(self, run: RunInstant) -> None:
-        """Do nothing: what is claimed here is run here."""
+    def start(self, run: RunInstant, exchange: Exchange) -> None:
+        """Do nothing: what is claimed here is run here, and a machine's processes have one record of orders."""
 
     def join(self, timeout: float) -> Joined:
         """Join the application within ``timeout`` seconds; a process that is in already gets the same answer.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lifebeat.errors import LifebeatError
 
@@ -21,6 +21,9 @@ RunInstant = Callable[[str, int], BaseException | None]
 Returns what a host's job has raised, which has been said and remembered; ``None`` if it ended well.
 Raises ``UnknownJob`` or ``Busy`` where this process does not run it; an engine then tries again, here or elsewhere.
 """
+
+Exchange = Callable[[dict[str, dict[str, Any]]], dict[str, dict[str, Any]]]
+"""Take what all machines know of orders, such as a pause, by name; return those that are newer on this one."""
 
 
 class Unavailable(LifebeatError):
@@ -77,8 +80,14 @@ class Coordinator(Protocol):
     Every method raises ``Unavailable`` where its server or file cannot be used now.
     """
 
-    def start(self, run: RunInstant) -> None:
-        """Get ready; runs that an engine's queue brings to this process are given to ``run``. Returns at once."""
+    def start(self, run: RunInstant, exchange: Exchange) -> None:
+        """Get ready; returns at once.
+
+        Args:
+            run: Runs what an engine's queue brings to this process.
+            exchange: Called when this process joins and every few seconds, where there are several machines: what it
+                returns is known to all then.
+        """
         ...
 
     def join(self, timeout: float) -> Joined:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lifebeat.clock import Clock
     from lifebeat.log import Logger
-    from lifebeat.once.protocol import RunInstant
+    from lifebeat.once.protocol import Exchange, RunInstant
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class CeleryCoordinator:
         self._hand_over = hand_over
         self._may_claim = may_claim
         self._run: RunInstant | None = None
+        self._exchange: Exchange = lambda _: {}
         self._joined: Joined | None = None
         self._has_asked = False
         self._looked: int | None = None
@@ -59,15 +60,14 @@ class CeleryCoordinator:
         self._renewing = threading.Lock()
         self._closed = threading.Event()
 
-    def start(self, run: RunInstant) -> None:
+    def start(self, run: RunInstant, exchange: Exchange) -> None:
         """Get ready; from now on this process's row is renewed while it is in."""
-        self._run = run
+        self._run, self._exchange = run, exchange
         threads.start("celery", self._keep)
 
     def close(self) -> None:
-        """Renew no more, and give back the connections."""
+        """Renew no more; the thread that renews gives back the connections, which it may be using just now."""
         self._closed.set()
-        self.shared.redis.close()
 
     # -- who is in -------------------------------------------------------------------------------------------------
 
@@ -78,6 +78,7 @@ class CeleryCoordinator:
         while self._joined is None:
             answer = self.shared.join(candidate, clocks.now(self._clock), self._looked)
             if isinstance(answer, Joined):
+                self.shared.order(self._exchange(self.shared.orders()))
                 self._joined, self._looked = answer, None
                 return answer
             self._looked = answer
@@ -185,12 +186,15 @@ class CeleryCoordinator:
         while not self._closed.wait(self.shared.renew_every):
             with contextlib.suppress(Unavailable):
                 self._renew()
+        self.shared.redis.close()
 
     def _renew(self) -> None:
         with self._renewing:
-            lost, again = self.shared.renew(self._joined, offers=self._hand_over is not None)
+            lost, again, orders = self.shared.renew(self._joined, offers=self._hand_over is not None)
         if lost and self._agreed is not None:
             self.shared.agree(self._agreed)
+        if self._joined is not None:
+            self.shared.order(self._exchange(orders))
         for due in again:
             if not self._offer(due):  # this row has to be renewed, however long the broker does not answer
                 break

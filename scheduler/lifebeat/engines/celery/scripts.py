@@ -56,7 +56,7 @@ return begin({})
 RENEW = (
     _NOW
     + """
-local members, joining, run, waiting = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local members, joining, run, waiting, orders = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local me, id, started = ARGV[1], ARGV[2], ARGV[3]
 local gone, every, settle = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local lost = 0
@@ -76,7 +76,7 @@ if id ~= '' then
 end
 local again = redis.call('ZRANGEBYSCORE', waiting, '-inf', now - 5000000, 'LIMIT', 0, tonumber(ARGV[7]))
 for _, member in ipairs(again) do redis.call('ZADD', waiting, now, member) end
-return {lost, again}
+return {lost, again, unpack(redis.call('HGETALL', orders))}
 """
 )
 

@@ -89,7 +89,7 @@ class Shared:
         ended = Unfinished(unfinished[0], _load(unfinished[1]), _load(unfinished[2])) if unfinished else None
         return Joined(first == "1", _load(started), run, ended)
 
-    def renew(self, joined: Joined | None, *, offers: bool) -> tuple[bool, list[Due]]:
+    def renew(self, joined: Joined | None, *, offers: bool) -> tuple[bool, list[Due], dict[str, Any]]:
         """Renew this process's row, if it has joined.
 
         Args:
@@ -97,12 +97,13 @@ class Shared:
             offers: Whether it can hand over what others did not come to hand over.
 
         Returns:
-            Whether Redis had lost what it knew, and what is to be handed over again.
+            Whether Redis had lost what it knew, what is to be handed over again, and the orders.
         """
         run, started = ("", "") if joined is None else (joined.run, _dump(joined.started))
-        keys = ["members", "joining", "run", "waiting"]
-        lost, again = self._run(scripts.RENEW, keys, self.me, run, started, *self._times, _MOST * offers)
-        return bool(lost), [Due.read(_text(member)) for member in again]
+        keys = ["members", "joining", "run", "waiting", "orders"]
+        lost, again, *orders = self._run(scripts.RENEW, keys, self.me, run, started, *self._times, _MOST * offers)
+        names, values = map(_text, orders[::2]), map(json.loads, orders[1::2])
+        return bool(lost), [Due.read(_text(member)) for member in again], dict(zip(names, values, strict=True))
 
     def begin_to_leave(self, now: Moment) -> None:
         """Note that this process's stop has begun."""
@@ -125,6 +126,17 @@ class Shared:
             key = self._prefix + "id"
             redis.set(key, candidate, nx=True)
             return _text(redis.get(key) or candidate)
+
+    def orders(self) -> dict[str, Any]:
+        """Return the orders that hold on all machines."""
+        with self._asking() as redis:
+            return {_text(name): json.loads(one) for name, one in redis.hgetall(self._prefix + "orders").items()}
+
+    def order(self, orders: dict[str, Any]) -> None:
+        """Put down orders that are to hold on all machines."""
+        if orders:
+            with self._asking() as redis:
+                redis.hset(self._prefix + "orders", mapping={name: json.dumps(one) for name, one in orders.items()})
 
     # -- whose an instant is ---------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from lifebeat.engines.celery.connection import Redis, Sender
 from lifebeat.engines.celery.coordinator import CeleryCoordinator
 from lifebeat.engines.celery.shared import GONE_AFTER, REDELIVERY, Due, Shared
 from lifebeat.installation import KEY, known_id
+from lifebeat.lifecycle import plan as plans
 from lifebeat.log import get_logger
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
 from lifebeat.registration.registry import background_scheduler
@@ -200,8 +201,10 @@ class _Child:
         if spec.misfire_grace is not None and late * MICROSECOND > spec.misfire_grace:
             application.logger.warning("job %s: the run was missed by %.1f s", spec.id, late / SECOND)
             return
-        started = self.shared.started() or clocks.now(application.clock)
-        self._runner.call(spec, to_datetime(due.instant), started)
+        instant, started = to_datetime(due.instant), self.shared.started() or clocks.now(application.clock)
+        by_hand = plans.make([spec], application.seed())[spec.id].is_by_hand(due.instant)
+        if by_hand or application.may_run(spec.id, instant):
+            self._runner.call(spec, instant, started, by_hand=by_hand)
 
     def _know_id(self) -> None:
         """Know the instance ID that all processes have agreed on, where config does not give it."""

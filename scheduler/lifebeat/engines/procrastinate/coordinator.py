@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lifebeat.clock import Moment
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from lifebeat.clock import Clock
     from lifebeat.engines.procrastinate.database import Connector
     from lifebeat.log import Logger
-    from lifebeat.once.protocol import RunInstant
+    from lifebeat.once.protocol import Exchange, RunInstant
 
 T = TypeVar("T")
 
@@ -61,9 +62,9 @@ class ProcrastinateCoordinator:
         self._joined: Joined | None = None
         self._has_asked = False
 
-    def start(self, run: RunInstant) -> None:
-        """Connect in the background; runs from the queue are given to ``run``."""
-        self._worker.start(run)
+    def start(self, run: RunInstant, exchange: Exchange) -> None:
+        """Get ready; nothing is connected before something is asked."""
+        self._worker.start(run, exchange)
 
     def bring(self, row: int, job_id: str, instant: int) -> None:
         """Run what a host's worker has taken from the queue."""
@@ -78,6 +79,9 @@ class ProcrastinateCoordinator:
             found = self._ask(lambda connection: membership.join(connection, self._me), max(left, 0.05))
             if found is not None:
                 self._worker.remember(found.run)
+                _, orders = self._ask(lambda connection: membership.renew(connection, self._me), ASKING)
+                if news := self._worker.exchange(orders):
+                    self._ask(partial(membership.order, orders=news), ASKING)
                 self._joined = self._as_joined(found)
             elif left < _POLL:
                 raise Unavailable("PostgreSQL: waiting to see whether the processes of before still run")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import psycopg
 
     Connection = psycopg.AsyncConnection[Any]
+    Orders = dict[str, dict[str, Any]]
 
 RENEW_EVERY = 5.0
 GONE_AFTER = 30.0
@@ -48,7 +49,7 @@ WITH duty AS (
 member AS (
     INSERT INTO lifebeat (kind, key, value) VALUES ('member', %(key)s, %(value)s)
     ON CONFLICT (kind, key, instant) DO UPDATE SET value = excluded.value, renewed_at = clock_timestamp())
-SELECT count(*) FROM duty
+SELECT count(*), (SELECT jsonb_object_agg(key, value) FROM lifebeat WHERE kind = 'order') FROM duty
 """
 # One row of the queue for each instant: Procrastinate remembers only a job's newest claim, and an older one that is
 # claimed late, by a process that was frozen, comes a second time. The same row again is one that a dead worker left.
@@ -214,10 +215,17 @@ async def leave(connection: Connection, me: Me) -> bool:
     return False
 
 
-async def renew(connection: Connection, me: Me) -> bool:
-    """Say that this process lives; return whether it is its turn to do what one has to do for all."""
+async def renew(connection: Connection, me: Me) -> tuple[bool, Orders]:
+    """Renew this process's row; return whether it is its turn to do what one has to do for all, and the orders."""
     values = {"key": me.key, "value": me.as_json(), "every": DUTY_EVERY}
-    return bool((await _row(connection, _RENEW, values))[0])
+    is_on_duty, orders = await _row(connection, _RENEW, values)
+    return bool(is_on_duty), orders or {}
+
+
+async def order(connection: Connection, orders: Orders) -> None:
+    """Put down orders that are to hold on all machines."""
+    for name, one in orders.items():
+        await connection.execute(_PUT, {"kind": "order", "key": name, "value": json.dumps(one)})
 
 
 async def restore(connection: Connection, run: Run, notes: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from procrastinate.jobs import Job
 
     from lifebeat.log import Logger
-    from lifebeat.once.protocol import RunInstant
+    from lifebeat.once.protocol import Exchange, RunInstant
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class Worker:
     """One process's part; any thread may call it.
 
     Attributes:
+        exchange: Takes the orders of all machines, and gives those of this one.
         renewing: Held while this process's row is renewed, and while it is deleted.
 
     Args:
@@ -68,6 +69,7 @@ class Worker:
         self._logger = logger
         self._own = own
         self._run: RunInstant | None = None
+        self.exchange: Exchange = lambda _: {}
         self._notes: dict[str, str] = {}
         self._application: membership.Run | None = None
         self._app: procrastinate.App | None = None
@@ -85,9 +87,9 @@ class Worker:
         self._workers: set[asyncio.Task[None]] = set()
         self._endings: set[asyncio.Task[None]] = set()
 
-    def start(self, run: RunInstant) -> None:
-        """Give runs to ``run``; nothing is connected before something is asked."""
-        self._run = run
+    def start(self, run: RunInstant, exchange: Exchange) -> None:
+        """Get ready; nothing is connected before something is asked."""
+        self._run, self.exchange = run, exchange
 
     def ask(self, work: Callable[[procrastinate.App], Awaitable[T]], timeout: float) -> T:
         """Do something in the database within ``timeout`` seconds.
@@ -265,7 +267,11 @@ class Worker:
 
     async def _renew(self, connector: Connector) -> bool:
         async with self.renewing, connector.pool.connection() as connection:
-            return self._application is not None and await membership.renew(connection, self._me)
+            if self._application is None:
+                return False
+            is_on_duty, orders = await membership.renew(connection, self._me)
+            await membership.order(connection, self.exchange(orders))
+            return is_on_duty
 
     async def _revive(self, app: procrastinate.App, connector: Connector) -> None:
         """Have the runs of dead workers run again, and note the ends that a worker could not note."""
