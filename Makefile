@@ -18,8 +18,8 @@ help:                    ## this list
 run: .venv/.run          ## the main job in ten seconds: host, jobs and a local PostHog receiver
 	@$(BIN)/lifebeat demo
 
-test: .venv/.dev         ## every test but the long ones and those of deploy/
-	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not soak" --ignore tests/deploy
+test: .venv/.dev         ## every test but the long ones, and those of engines and deploy/
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not soak" --ignore tests/deploy --ignore tests/engines
 
 lint: .venv/.dev         ## the linter and the formatter, in seconds
 	$(BIN)/ruff check .
@@ -29,8 +29,8 @@ types: .venv/.dev        ## both type checkers
 	$(BIN)/mypy -p lifebeat -p lifebeat_jobs
 	$(BIN)/pyright
 
-check: lint types site   ## these three, and the checks of deploy/ with the tools of their fields
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" tests/deploy
+check: lint types site   ## these three, the engines on their servers, and deploy/ with the tools of its fields
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not soak" tests/engines tests/deploy
 
 soak: .venv/.dev         ## the long runs: hundreds of kills, thousands of broken files
 	$(BIN)/python -m pytest -m soak -s --timeout 3600

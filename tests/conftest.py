@@ -26,9 +26,7 @@ sys.dont_write_bytecode = False
 LONG = (
     "test_celery",
     "test_procrastinate",
-    "test_wheel",
     "test_workers",
-    "test_posthog_range",
     "test_stop_time",
     "test_degraded",
     "test_examples",

@@ -67,10 +67,8 @@ def test_every_script_has_its_part_of_the_page() -> None:
     assert set(scripts) == {*SIDES, "arrivals"} == set(results) - {"date", "machine"}
 
 
-LONG = {"looping", "resting", "firing", "idling"}
-
-
-@pytest.mark.parametrize("script", [pytest.param(one, marks=[pytest.mark.soak] * (one in LONG)) for one in SIDES])
+@pytest.mark.soak
+@pytest.mark.parametrize("script", SIDES)
 def test_tiny_run_measures_every_side_and_writes_its_part(script: str) -> None:
     """A benchmark measures all of its sides, names its goals and writes its part; its figures are not looked at."""
     if script == "idling":

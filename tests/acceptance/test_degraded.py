@@ -116,7 +116,9 @@ def test_full_disk_does_not_stop_the_host(installation: Installation, receiver: 
     assert receiver.names() in ([], ["startup"], ["startup", "shutdown"])
 
 
-@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000], ids=["noise", "a header"]
+)
 def test_corrupt_database_is_moved_away(installation: Installation, receiver: PostHogServer, content: bytes) -> None:
     """A corrupt outbox is set aside under a new name, that is said once, and telemetry goes on."""
     (installation.config / "lifebeat").mkdir()

@@ -54,7 +54,7 @@ def beats(receiver: PostHogServer) -> int:
     return receiver.names().count("heartbeat")
 
 
-@pytest.mark.parametrize("ending", ["scheduler.shutdown()", "scheduler.shutdown(wait=False)", "pass"])
+@pytest.mark.parametrize("ending", ["scheduler.shutdown()", "pass"])
 def test_background_scheduler_reports_its_whole_life(
     installation: Installation, receiver: PostHogServer, ending: str
 ) -> None:

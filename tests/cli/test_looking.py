@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hosts import DEADLINE, end, eventually
+from hosts import DEADLINE, Installation, end, eventually
+from lifebeat.testing import PostHogServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from hosts import Installation
 
 LOOKING: dict[str, list[str]] = {
     "status": ["status"],
@@ -243,9 +242,19 @@ def run_all(installation: Installation, commands: dict[str, list[str]]) -> dict[
     return dict(zip(commands, results, strict=True))
 
 
-@pytest.fixture
-def lived(installation: Installation) -> Iterator[Installation]:
-    """An installation in which an application has lived, and two events are pending."""
+@pytest.fixture(scope="session")
+def one_life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, Path]]:
+    """An installation in which an application has lived, and a copy of it from right after that."""
+    directory = tmp_path_factory.mktemp("lived")
+    with PostHogServer() as receiver:
+        installation = Installation(directory / "now", receiver)
+        live(installation)
+        shutil.copytree(installation.directory, directory / "then")
+        yield installation, directory / "then"
+
+
+def live(installation: Installation) -> None:
+    """Start and stop an application that cannot deliver its two events."""
     installation.receiver.refuse()
     installation.write(telemetryShutdownTimeout="500ms")
     process = installation.script("""
@@ -259,6 +268,14 @@ def lived(installation: Installation) -> Iterator[Installation]:
     """)
     process.communicate(timeout=DEADLINE)
     assert databases(installation.config) != []
+
+
+@pytest.fixture
+def lived(one_life: tuple[Installation, Path]) -> Iterator[Installation]:
+    """An installation in which an application has lived, and two events are pending."""
+    installation, then = one_life
+    shutil.rmtree(installation.directory)
+    shutil.copytree(then, installation.directory)
     yield installation
     while _holders:
         _holders.pop().communicate()

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 import lifebeat
 import lifebeat_jobs
 from hosts import Installation, end, eventually
@@ -198,6 +200,7 @@ def machine(tmp_path: Path, name: str) -> Path:
     return place
 
 
+@pytest.mark.soak
 def test_moved_installation_keeps_its_id(installation: Installation, receiver: PostHogServer, tmp_path: Path) -> None:
     """With its directories taken along it is the same installation; so is an image that was not cleaned."""
     first = live(installation, receiver)
@@ -218,6 +221,7 @@ def test_cleaned_copy_gets_an_id_of_its_own(
     assert live(copy, receiver) == second
 
 
+@pytest.mark.soak
 def test_machines_from_a_cleaned_image_get_ids_of_their_own(
     installation: Installation, receiver: PostHogServer, tmp_path: Path
 ) -> None:
@@ -228,6 +232,7 @@ def test_machines_from_a_cleaned_image_get_ids_of_their_own(
     assert len({first, *machines}) == 3
 
 
+@pytest.mark.soak
 def test_image_is_cleaned_where_the_state_is_elsewhere(installation: Installation, receiver: PostHogServer) -> None:
     """The commands hold where the ID is kept as state, too."""
     state = installation.directory / "state"

@@ -105,11 +105,12 @@ def test_one_of_a_thousand(host: Host) -> None:
     eventually(lambda: runs.total() >= ran + BUSY)
 
 
-def test_two_hundred_edits(host: Host) -> None:
-    """After 200 edits in quick succession, half of them mistakes, the last plan runs, no job lost and none doubled."""
+@pytest.mark.parametrize("number_of_edits", [40, pytest.param(200, marks=pytest.mark.soak)])
+def test_many_edits(host: Host, number_of_edits: int) -> None:
+    """After many edits in quick succession, half of them mistakes, the last plan runs, no job lost and none doubled."""
     dice = random.Random(200)
     jobs = plan()
-    for number in range(200):
+    for number in range(number_of_edits):
         if number % 2:
             mistake(host.directory, jobs, dice)
         else:

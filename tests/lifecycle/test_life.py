@@ -247,7 +247,7 @@ def test_one_of_eight_processes_runs_what_is_shared(config: Path) -> None:
     assert {started for job, _, started in ran if job in "abz"} == {to_datetime(int(FakeClock().time() * SECOND))}
 
 
-@pytest.mark.parametrize("days", [3, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("days", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_an_application_restarted_hourly_beats_once_a_day(config: Path, days: int) -> None:
     """Days of hourly restarts, each down at the very instant, are one run a day."""
     jobs(config, "  beat: {run: 'RUN', every: 24h, once: application}\n")

@@ -100,37 +100,26 @@ def turns(installation: Installation, number: int) -> tuple[float, float]:
 def test_a_loop_is_not_held_up(
     installation: Installation, receiver: PostHogServer, behave: Callable[[PostHogServer], None]
 ) -> None:
-    """No turn of the loop is later than 20 ms, from attach over heartbeats up to the stop; the best of six processes.
+    """No turn is later than 20 ms, from attach over heartbeats up to the stop; the best of six processes.
 
-    The import of PostHog's SDK is among what happens in that time.
+    The import of PostHog's SDK is among what happens in that time. The stop takes half a second at most: the shutdown
+    is recorded before the listener returns, and what the network does not take by then goes on beside.
     """
     behave(receiver)
-    installation.write(telemetryHeartbeatInterval="200ms", telemetryShutdownTimeout="1s")
-    latest = [turns(installation, 0)[0]]
-    while min(latest) > BOUND and len(latest) < TRIES:
-        latest.append(turns(installation, len(latest))[0])
-    print(f"{behave.__name__}: the latest turns were late by {', '.join(f'{one:.1f} ms' for one in latest)}")
-    assert min(latest) <= BOUND
+    installation.write(telemetryHeartbeatInterval="200ms", telemetryShutdownTimeout="3s")
+    taken = [turns(installation, 0)]
+    while (min(taken)[0] > BOUND or min(stop for _, stop in taken) > STOP_BOUND) and len(taken) < TRIES:
+        taken.append(turns(installation, len(taken)))
+    print(f"{behave.__name__}: the latest turns were late by {', '.join(f'{one:.1f} ms' for one, _ in taken)}")
+    assert min(taken)[0] <= BOUND
+    assert min(stop for _, stop in taken) <= STOP_BOUND
+    code, out, _ = installation.run("log", "--config", "config", "--json")
+    assert code == 0
+    assert [one["event"] for one in json.loads(out)].count("shutdown") == len(taken)
     if behave is healthy:
         installation.run("flush", "--config", "config")  # what the loop's half second was too short for
         in_order = [one["event"] for one in sorted(receiver.events, key=lambda one: str(one["timestamp"]))]
         assert (in_order[0], in_order[-1]) == ("startup", "shutdown")
-
-
-@pytest.mark.parametrize("behave", [healthy, hanging, refusing])
-def test_a_stop_holds_up_a_loop_for_half_a_second_at_most(
-    installation: Installation, receiver: PostHogServer, behave: Callable[[PostHogServer], None]
-) -> None:
-    """The shutdown is recorded before the listener returns; what the network does not take by then goes on beside."""
-    behave(receiver)
-    installation.write(telemetryShutdownTimeout="3s")
-    stops = [turns(installation, 0)[1]]
-    while min(stops) > STOP_BOUND and len(stops) < TRIES:
-        stops.append(turns(installation, len(stops))[1])
-    assert min(stops) <= STOP_BOUND
-    code, out, _ = installation.run("log", "--config", "config", "--json")
-    assert code == 0
-    assert [one["event"] for one in json.loads(out)].count("shutdown") == len(stops)
 
 
 def test_nothing_is_lost_by_an_early_end(installation: Installation, receiver: PostHogServer) -> None:

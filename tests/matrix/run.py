@@ -29,10 +29,7 @@ OF_POSTHOG = ("tests/telemetry/test_wire.py", "tests/lifecycle/test_life.py", "t
 NEED_THE_TREE = (
     "tests/deploy",
     "tests/acceptance/test_benchmarks.py",
-    "tests/acceptance/test_wheel.py",
-    "tests/telemetry/test_posthog_range.py",
     "tests/test_architecture.py",
-    "tests/test_checkers.py",
 )
 HOSTS = ("chromadb==1.1.1", "mem0ai")
 COUNTS = ("passed", "failed", "error", "skipped")

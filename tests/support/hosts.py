@@ -28,7 +28,7 @@ class Installation:
     def __init__(self, directory: Path, receiver: PostHogServer) -> None:
         self.directory = directory
         self.config = directory / "config"
-        self.config.mkdir()
+        self.config.mkdir(parents=True)
         self.receiver = receiver
         # A long time for the last flush, so that a busy machine changes no outcome; tests of time set their own.
         self.write(telemetryApiKey="phc_test", telemetryHost=receiver.url, telemetryShutdownTimeout="20s")

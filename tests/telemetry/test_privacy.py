@@ -370,8 +370,10 @@ SECRET, MAIL, HOST_NAME, USER = "c4n4ryS3cret", "canary@example.com", "canaryhos
     "version",
     [
         f"1.4.2-{SECRET}",
-        f"1.0.{HOST_NAME}",
-        *(pytest.param(one, marks=pytest.mark.soak) for one in ("1.4.2", SECRET, MAIL, f"1.0-{USER}")),
+        *(
+            pytest.param(one, marks=pytest.mark.soak)
+            for one in (f"1.0.{HOST_NAME}", "1.4.2", SECRET, MAIL, f"1.0-{USER}")
+        ),
     ],
 )
 def test_canaries_stay_at_home(installation: Installation, receiver: PostHogServer, version: str) -> None:
