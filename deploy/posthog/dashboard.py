@@ -4,6 +4,8 @@
     python dashboard.py --host https://us.posthog.com --project 12345 --dry-run
     python dashboard.py --host https://us.posthog.com --project 12345
 
+With ``--publish DIR`` it changes nothing there, and writes a page and a CSV of counts for those who sent them.
+
 The host is the app's, not the one that events go to. Run it as often as you like: what is there is updated, what others
 have put on the dashboard stays. Needs Python 3.11 and nothing else.
 """
@@ -19,12 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import publish
 from projectapi import KEY, Json, Problem, Project, Refused, personal_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 QUERIES = Path(__file__).parent / "queries"
+PUBLISHED = Path(__file__).with_name("publish.hogql")
 DONE, PROBLEM = 0, 1
 TAGS = ["lifebeat"]
 DESCRIPTION = (
@@ -75,8 +79,13 @@ def read(path: Path) -> Tile:
     comments = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
     told = dict(one.split(": ", 1) for one in comments if one.startswith(("display: ", "columns: ")))
     words = [one for one in comments[1:] if one.split(": ")[0] not in told]
-    query = "\n".join(line for line in lines if not line.startswith("--")).strip()
-    return Tile(comments[0], " ".join(words), told["display"], tuple(told["columns"].split(", ")), query)
+    return Tile(comments[0], " ".join(words), told["display"], tuple(told["columns"].split(", ")), hogql(path))
+
+
+def hogql(path: Path) -> str:
+    """The HogQL of a file, without its comments."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("--")).strip()
 
 
 def tiles() -> list[Tile]:
@@ -204,10 +213,21 @@ def app_url(given: str) -> str:
     return given
 
 
+def at_least_two(given: str) -> int:
+    """A threshold, checked.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    if not given.isascii() or not given.isdigit() or int(given) < 2:  # noqa: PLR2004 - 1 would hide nobody
+        raise argparse.ArgumentTypeError(f"{given!r} is no threshold; expected a whole number from 2")
+    return int(given)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run it; the exit code: 0 done, 1 a problem, 2 usage."""
     options = argparse.ArgumentParser(
-        description="Make or update the maintainer's dashboard in a PostHog project.",
+        description="Make or update the maintainer's dashboard in a PostHog project, or publish counts.",
         epilog=f"The personal API key stands in {KEY}. Exit codes: 0 done, 1 a problem, 2 usage.",
     )
     options.add_argument(
@@ -216,18 +236,30 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--project", type=int, required=True, help="the project's number")
     options.add_argument("--name", default="Lifebeat", help="the dashboard's name (default %(default)s)")
     options.add_argument("--dry-run", action="store_true", help="print what would be sent, and ask nobody")
+    options.add_argument(
+        "--publish", type=Path, metavar="DIR", help="write a page and a CSV of counts there, and change no dashboard"
+    )
+    options.add_argument(
+        "--threshold", type=at_least_two, default=10, metavar="N", help="its smallest group (default %(default)s)"
+    )
     args = options.parse_args(argv)
+    query = {"query": {"kind": "HogQLQuery", "query": hogql(PUBLISHED)}}
     if args.dry_run:
         told = {"anonymize_ips": True, "template": template(args.name), "piece by piece": pieces(args.name)}
-        print(json.dumps(told, indent=2))
+        print(json.dumps(query if args.publish else told, indent=2))
         return DONE
     try:
-        for line in bring_about(Project(args.host, args.project, personal_key(os.environ)), args.name):
+        project = Project(args.host, args.project, personal_key(os.environ))
+        if args.publish:
+            found = project.ask("POST", "query/", query)["results"]
+            print(publish.write(args.publish, args.name, found, args.threshold))
+            return DONE
+        for line in bring_about(project, args.name):
             print(line)
     except Problem as problem:
         print(f"dashboard: {problem}", file=sys.stderr)
         return PROBLEM
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         print(f"dashboard: PostHog's answer is not of the form that this script knows: {error!r}", file=sys.stderr)
         return PROBLEM
     return DONE

@@ -18,7 +18,8 @@ PAGE = 100
 ADVICE = {
     400: "is deploy/posthog as old as your PostHog?",
     401: f"PostHog does not know the key in {KEY}; make one under Settings, Personal API keys",
-    403: f"the key in {KEY} takes the scopes project:write, dashboard:write, insight:write, and access to the project",
+    403: f"the key in {KEY} takes the scopes project:write, dashboard:write, insight:write (--publish: query:read), "
+    "and access to the project",
     404: "no such project there; --project is the number in the app's address, --host the address of the app itself",
     429: "PostHog is asked too often; try again later",
 }

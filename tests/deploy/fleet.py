@@ -24,6 +24,11 @@ PYTHONS = ("3.11.7", "3.12.4", "3.13.1", "3.13.2")
 STANDS_FOR = "11111111-1111-4111-8111-111111111111"
 
 
+def monday(day: date) -> date:
+    """The day on which its week begins."""
+    return day - timedelta(days=day.weekday())
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One event as it is stored."""
@@ -45,7 +50,10 @@ class Truth:
         last: When each installation was last heard of, by which event, and the whole days that it then had run.
         active: The installations by the day on which they were heard of.
         latest: The version, platform and Python of each installation when it was last heard of.
+        weeks: What each installation ran when it was last heard of in a week, by the week's Monday and its ID.
+        ran: When each installation was first heard of with each version.
         outcomes: How the starts of the last 30 days ended, by day.
+        endings: The same by version.
         counts: The events of the last 30 days by day and kind.
         sleepers: How many heartbeats were left out by those that slept.
     """
@@ -55,7 +63,10 @@ class Truth:
     last: dict[str, tuple[datetime, str, int]] = field(default_factory=dict[str, tuple[datetime, str, int]])
     active: dict[date, set[str]] = field(default_factory=lambda: defaultdict(set))
     latest: dict[str, tuple[str, str, str]] = field(default_factory=dict[str, tuple[str, str, str]])
+    weeks: dict[date, dict[str, tuple[str, str, str]]] = field(default_factory=lambda: defaultdict(dict))
+    ran: dict[str, dict[str, datetime]] = field(default_factory=lambda: defaultdict(dict))
     outcomes: dict[date, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    endings: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     counts: dict[tuple[date, str], int] = field(default_factory=lambda: defaultdict(int))
     sleepers: int = 0
 
@@ -112,23 +123,25 @@ class Fleet:
         chance = self._chance
         at = one.awake(BEGIN + chance.uniform(0, 55) * DAY)
         gone = at + chance.expovariate(1 / 40) * DAY
-        runs: list[tuple[datetime, bool]] = []
+        runs: list[tuple[datetime, bool, str]] = []
         while at < min(NOW, gone):
             end = one.awake(at + chance.expovariate(1 / 6) * DAY)
             ends_well = chance.random() < 0.8 and end <= NOW
             self._run(one, at, min(end, NOW), ends_well=ends_well)
-            runs.append((at, ends_well))
+            runs.append((at, ends_well, one.facts[0]))
             at = one.awake(end + timedelta(seconds=chance.expovariate(1 / 3000) + 1))
             if chance.random() < 0.2:
                 one.facts = (VERSIONS[min(VERSIONS.index(one.facts[0]) + 1, len(VERSIONS) - 1)], *one.facts[1:])
         if runs:
             self._judge(runs, self.truth.last[one.number][0])
 
-    def _judge(self, runs: list[tuple[datetime, bool]], last_heard: datetime) -> None:
-        for number, (begun, ended_well) in enumerate(runs, 1):
+    def _judge(self, runs: list[tuple[datetime, bool, str]], last_heard: datetime) -> None:
+        for number, (begun, ended_well, version) in enumerate(runs, 1):
             open_end = "unclean" if number < len(runs) else "silent" if last_heard <= NOW - 3 * DAY else "running"
             if begun > NOW - 30 * DAY:
-                self.truth.outcomes[begun.date()]["clean" if ended_well else open_end] += 1
+                how = "clean" if ended_well else open_end
+                self.truth.outcomes[begun.date()][how] += 1
+                self.truth.endings[version][how] += 1
 
     def _run(self, one: Installation, at: datetime, end: datetime, *, ends_well: bool) -> None:
         self._tell(events.Startup, {}, one, at, 0)
@@ -151,7 +164,8 @@ class Fleet:
         truth.repeats += [row] * self._chance.choices((0, 1, 2), (95, 4, 1))[0]
         truth.last[one.number] = (at, kind.name, days)
         truth.active[at.date()].add(one.number)
-        truth.latest[one.number] = one.facts
+        truth.latest[one.number] = truth.weeks[monday(at.date())][one.number] = one.facts
+        truth.ran[one.number].setdefault(one.facts[0], at)
         if at > NOW - 30 * DAY:
             truth.counts[at.date(), kind.name] += 1
 

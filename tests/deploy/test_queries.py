@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,13 @@ import pytest
 
 import fleet
 from clickhouse import WITHOUT, find_older
-from dashboard import QUERIES, read, tiles
-from fleet import DAY, NOW, Fleet, Truth
+from dashboard import PUBLISHED, QUERIES, hogql, read, tiles
+from fleet import DAY, NOW, Fleet, Truth, monday
 from hogql import nodes, parse, rewrite
+from publish import rows_of
 from test_deduplication import TABLE
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from hogql import Tree
 
 pytest.importorskip("chdb", reason="there is no wheel of chdb for this platform", exc_type=ImportError)
@@ -91,13 +90,14 @@ def both(version: str, truth: Truth, tmp_path_factory: pytest.TempPathFactory) -
                 for row in rows
             )
     queries = {path.stem: rewrite(read(path).query, NOW) for path in QUERIES.glob("*.hogql")}
+    queries["publish"] = rewrite(hogql(PUBLISHED), NOW)
     queries["stored"] = "SELECT count() FROM events"
     queries["version"] = "SELECT version()"
     places = [str(directory / name) for name in ("clickhouse", "first.tsv", "again.tsv")]
     told = json.dumps({"table": TABLE, "queries": queries})
     command = [sys.executable, "-c", WITHOUT + ENGINE if older else ENGINE, *places]
     environ = {**os.environ, "PYTHONPATH": str(find_older())} if older else None
-    done = subprocess.run(command, input=told, env=environ, capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(command, input=told, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip(STATES, json.loads(done.stdout), strict=True))
 
@@ -157,7 +157,7 @@ def test_active_by_longer_spans(truth: Truth, answers: Answers, name: str) -> No
     """Each installation once a week that begins on Monday, and once a month."""
 
     def begins(day: date) -> date:
-        return day.replace(day=1) if "month" in name else day - timedelta(days=day.weekday())
+        return day.replace(day=1) if "month" in name else monday(day)
 
     expected: dict[date, set[str]] = {}
     for day, heard in truth.active.items():
@@ -206,6 +206,85 @@ def test_starts_and_ends(truth: Truth, answers: Answers) -> None:
     assert found == expected
 
 
+WEEKS = [date(2027, 1, 11) + timedelta(weeks=number) for number in range(9)]  # the complete ones
+
+
+def test_retention(truth: Truth, answers: Answers) -> None:
+    """Of those that were new in a week, how many were heard of so many weeks later; nothing where that is to come."""
+    first: dict[str, date] = {}
+    for week in sorted(truth.weeks):
+        first |= {number: week for number in truth.weeks[week] if number not in first}
+
+    def later(week: date, weeks: int) -> int | None:
+        then = week + timedelta(weeks=weeks)
+        return sum(first[number] == week for number in truth.weeks[then]) if then in WEEKS else None
+
+    expected = {week: [later(week, weeks) for weeks in (0, 1, 2, 3, 4, 8, 12)] for week in WEEKS}
+    found = {day_of(row[0]): [None if n is None else int(n) for n in row[1:]] for row in answers["11_retention"]}
+    assert found == expected
+    assert expected[WEEKS[0]][-2] != expected[WEEKS[-1]][-2] is None
+
+
+def test_new_returning_and_gone(truth: Truth, answers: Answers) -> None:
+    """Each installation is new once, then stays, goes or returns; all but the gone are the active ones of the week."""
+    expected: dict[date, list[int]] = {}
+    earlier, before = set[str](), set[str]()
+    for week in WEEKS:
+        there = set(truth.weeks[week])
+        new, returning = there - earlier, (there & earlier) - before
+        expected[week] = [len(new), len(there & before), len(returning), len(before - there), 0]
+        earlier, before = earlier | there, there
+    assert all(all(counts[:4]) for counts in list(expected.values())[2:])
+    found = {day_of(row[0]): [int(n) for n in row[1:]] for row in answers["12_new_returning_gone"]}
+    assert found == expected
+
+
+def test_adoption(truth: Truth, answers: Answers) -> None:
+    """Each installation counts once a day, with the version that it said last."""
+    rows = [(day_of(row[0]), row[1], int(row[2])) for row in answers["13_adoption"]]
+    for day in (NOW.date() - timedelta(days=number) for number in range(29)):
+        assert sum(n for when, _, n in rows if when == day) == len(truth.active[day])
+    today = NOW.date()
+    expected = Counter(truth.latest[number][0] for number in truth.active[today])
+    assert {version: n for when, version, n in rows if when == today} == expected
+
+
+def test_lag_of_a_release(truth: Truth, answers: Answers) -> None:
+    """From the first installation that ran it: how many others have updated, and how many of them how soon."""
+    expected: dict[str, list[date | int]] = {}
+    for version in fleet.VERSIONS:
+        found = [(ran[version], min(ran.values())) for ran in truth.ran.values() if version in ran]
+        released = min(at for at, _ in found)
+        lags = [at - released for at, installed in found if at > installed]
+        within = [sum(lag <= days * DAY for lag in lags) for days in (1, 7, 30)]
+        expected[version] = [released.date(), len(lags), *within]
+    assert expected["1.0.0"][1:] == [0, 0, 0, 0]
+    assert len({*expected["2.0.0"]}) == 5
+    assert {row[0]: [day_of(row[1]), *map(int, row[2:])] for row in answers["14_release_lag"]} == expected
+
+
+def test_ends_by_version(truth: Truth, answers: Answers) -> None:
+    """Every start of the last 30 days with its outcome, by the version that started."""
+    found = {row[0]: [int(n) for n in row[1:]] for row in answers["15_ends_by_version"]}
+    ways = ("clean", "unclean", "silent", "running", "unknown")
+    assert found == {
+        version: [sum(how.values()), *(how[way] for way in ways)] for version, how in truth.endings.items()
+    }
+
+
+def test_what_can_be_published(truth: Truth, answers: Answers) -> None:
+    """Each installation counts once a week with what it ran last in it, to the minor version of Python."""
+    expected = Counter[tuple[date, str, str, str]]()
+    for week in WEEKS:
+        for version, platform, python in truth.weeks[week].values():
+            expected[week, version, platform, python.rpartition(".")[0]] += 1
+    assert {(day_of(row[0]), *row[1:4]): int(row[4]) for row in answers["publish"]} == expected
+    published = {row[:3]: row[3] for row in rows_of(answers["publish"], 10)}
+    assert all(published[str(week), "all", "all"] == len(truth.weeks[week]) // 10 * 10 for week in WEEKS)
+    versions = Counter(version for version, _, _ in truth.weeks[WEEKS[-1]].values())
+    assert all(abs(published[str(WEEKS[-1]), "version", name] - n) < 10 for name, n in versions.items())
+
+
 def test_each_event_is_counted_once(truth: Truth, answers: Answers) -> None:
     """Each event once, though one in twenty was delivered again."""
     found = {
@@ -223,7 +302,7 @@ def test_each_event_is_counted_once(truth: Truth, answers: Answers) -> None:
 FUNCTIONS = {
     *("argMax", "count", "countIf", "groupUniqArray", "max", "now", "toInt", "if", "ifNull", "multiIf", "length"),
     *("arrayFilter", "arrayJoin", "arrayMap", "arrayPopFront", "arrayPushBack", "arraySlice", "arraySort", "arrayZip"),
-    *("greatest", "round", "substring"),
+    *("arrayConcat", "arrayDistinct", "greatest", "has", "min", "round", "substring"),
     *("arrayStringConcat", "splitByChar", "toIntervalDay", "toStartOfDay", "toStartOfMonth", "toStartOfWeek"),
 }
 
@@ -233,16 +312,17 @@ def trees() -> dict[str, Tree]:
     """What PostHog's own parser makes of the queries, and of one that is none."""
     if importlib.util.find_spec("hogql_parser") is None and not os.environ.get("CI"):
         pytest.skip("hogql-parser is not installed: make check")
-    return parse({tile.name: tile.query for tile in tiles()} | {"no query": "SELECT FROM WHERE"})
+    queries = {tile.name: tile.query for tile in tiles()} | {"publish": hogql(PUBLISHED)}
+    return parse(queries | {"no query": "SELECT FROM WHERE"})
 
 
 def test_the_queries_are_hogql(trees: dict[str, Tree]) -> None:
     """PostHog's parser takes each of them, and they call nothing that HogQL has not."""
     assert trees["no query"]["type"] == "SyntaxError"
-    for tile in tiles():
-        tree = trees[tile.name]
-        assert tree.get("node") == "SelectQuery", (tile.name, tree)
-        assert {node["name"] for node in nodes(tree) if node["node"] == "Call"} <= FUNCTIONS, tile.name
+    for name in [*(tile.name for tile in tiles()), "publish"]:
+        tree = trees[name]
+        assert tree.get("node") == "SelectQuery", (name, tree)
+        assert {node["name"] for node in nodes(tree) if node["node"] == "Call"} <= FUNCTIONS, name
 
 
 def test_the_queries_say_how_many_rows(trees: dict[str, Tree]) -> None:

@@ -37,6 +37,8 @@ class Project:
         layouts: Where tiles stand, by the tile's ID; a tile that nobody has placed has none.
         changes: Every request that changed something: its method and path.
         scopes: What the key may do, such as ``insight:read``; ``write`` includes ``read``, ``*`` everything.
+        results: What any query finds.
+        queries: The queries that were asked.
         templates: Whether a key may make a dashboard from a template. In PostHog's source of 2026 it may not, whatever
             its scopes; the request exists for the app's own pages.
     """
@@ -48,6 +50,8 @@ class Project:
         self.layouts: dict[int, Json] = {}
         self.changes: list[tuple[str, str]] = []
         self.scopes = {"*"}
+        self.results: list[list[Any]] = []
+        self.queries: list[str] = []
         self.templates = True
         self._key = personal_api_key
         self._prefix = f"/api/projects/{number}/"
@@ -81,7 +85,7 @@ class Project:
     def answer(self, request: Request) -> tuple[int, bytes]:
         """The status and the body of the answer."""
         status, found = self._answer(request)
-        if request.method != "GET" and status < 300:
+        if request.method != "GET" and "/query/" not in request.path and status < 300:
             self.changes.append((request.method, request.path))
         return status, json.dumps(found).encode()
 
@@ -105,8 +109,9 @@ class Project:
         """Why the key may not do this; empty where it may."""
         if place == _TEMPLATE and not self.templates:
             return "This action does not support personal API key access"
-        kind = {"dashboards": "dashboard", "insights": "insight"}.get(place.partition("/")[0], "project")
-        needed = f"{kind}:{'read' if method == 'GET' else 'write'}"
+        kinds = {"dashboards": "dashboard", "insights": "insight", "query": "query"}
+        kind = kinds.get(place.partition("/")[0], "project")
+        needed = f"{kind}:{'read' if method == 'GET' or kind == 'query' else 'write'}"
         if self.scopes & {"*", needed, f"{kind}:write"}:
             return ""
         return f"API key missing required scope '{needed}'"
@@ -152,6 +157,9 @@ class Project:
         return self.add_insight(dashboard, body["name"], body["query"], body.get("description", ""))
 
     def _one(self, method: str, place: str, body: Json) -> tuple[int, Json]:
+        if (method, place) == ("POST", "query"):
+            self.queries.append(body["query"]["query"])
+            return 200, {"results": self.results}
         found = re.fullmatch(r"(dashboards|insights)/(\d+)", place)
         kind, number = (found[1], int(found[2])) if found else ("", 0)
         if kind == "dashboards" and number in self.dashboards and method in {"GET", "PATCH"}:
