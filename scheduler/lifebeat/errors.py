@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_LONGEST_REASON = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -38,3 +40,15 @@ class ConfigError(LifebeatError):
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an exception says, in one line that any terminal and page may show."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - it is another's
+        said = ""
+    if not isinstance(error, LifebeatError):
+        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    shown = "".join(letter if letter.isprintable() else " " for letter in said[: 4 * _LONGEST_REASON])
+    return " ".join(shown.split())[:_LONGEST_REASON]

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from lifebeat.errors import LifebeatError
+from lifebeat.errors import LifebeatError, in_words
 from lifebeat.once import processes, rows
 from lifebeat.storage import threads
 from lifebeat.storage.forks import in_child
@@ -40,7 +40,6 @@ _PATIENCE = 2.0  # of those who look, in seconds
 FORGET_EVERY = 60.0
 _LONGEST_WAIT = 60.0
 _MOST_PENDING = 10_000
-_LONGEST_REASON = 200
 _SCHEMA = {"runs": rows.SCHEMA["runs"]}
 _LOST = "its process ended before the run did, or in the second after"
 _COLUMNS = ("job", "instant", "scope", "begun", "took", "outcome", "attempts", "by_hand", "reason", "pid", "origin")
@@ -343,15 +342,3 @@ def _select(connection: Connection, which: str, values: dict[str, str | float | 
         if run.outcome == "running" and processes.is_gone(run.pid, run.origin):
             run.outcome, run.reason = "left behind", _LOST
         yield run
-
-
-def in_words(error: BaseException) -> str:
-    """Return what an exception says, in one line that any terminal and page may show."""
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - it is another's
-        said = ""
-    if not isinstance(error, LifebeatError):
-        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    shown = "".join(letter if letter.isprintable() else " " for letter in said[: 4 * _LONGEST_REASON])
-    return " ".join(shown.split())[:_LONGEST_REASON]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,35 @@ class Report:
     pass
 
 
+class Pages:
+    def __call__(self):
+        yield
+
+    def below(self):
+        yield
+
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+pages = Pages()
+pages_below = pages.below
+logged_generator = logged(generator)
+logged_manager = logged(manager)
+kept_generator = functools.lru_cache(generator)
+prepared_generator = functools.partial(logged_generator)
+logged_job = logged(good_async)
+
+
+def größe():
+    pass
+
+
 def _private():
     pass
 
@@ -86,10 +116,12 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "hostjobs.py").write_text(HOST_JOBS)
     (tmp_path / "hostjobs_below.py").write_text("def elsewhere():\n    pass\n")
     (tmp_path / "hostexits.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "hostcancels.py").write_text("import asyncio\nraise asyncio.CancelledError('over\\n\\x1b here')\n")
+    (tmp_path / "hostasks.py").write_text("def __getattr__(name):\n    raise RuntimeError(name)\n")
     sys.path.insert(0, str(tmp_path))
     yield tmp_path
     sys.path.remove(str(tmp_path))
-    for name in ("hostjobs", "hostjobs_below", "hostexits"):
+    for name in ("hostjobs", "hostjobs_below", "hostexits", "hostcancels", "hostasks"):
         sys.modules.pop(name, None)
 
 
@@ -98,7 +130,7 @@ def load(directory: Path, text: str, *, host: str = "https://us.i.posthog.com", 
     path = directory / "jobs.yaml"
     path.write_text(text, encoding="utf-8")
     settings = layers.merge([layers.packaged(), layers.from_arguments({"telemetryHost": host})])
-    return reader.load(path, settings, allow=["hostjobs", "hostexits", *allow], now=NOW)
+    return reader.load(path, settings, allow=["hostjobs", "hostexits", "hostcancels", "hostasks", *allow], now=NOW)
 
 
 def job(fields: str) -> str:
@@ -140,6 +172,10 @@ def test_every_check_runs_that_has_what_it_needs(directory: Path) -> None:
         ("at: '0001-01-01', timezone: Asia/Tokyo", "is beyond the calendar"),
         ("every: 1h, on_failure: 'hostexits:f'", "on_failure: importing 'hostexits' failed: it ends the process"),
         ("every: 1h, args: {a: &x [*x]}", "the alias *x is not defined before it"),
+        ("every: 1h, on_failure: 'hostcancels:f'", "importing 'hostcancels' failed: CancelledError: over here"),
+        ("every: 1h, on_failure: 'hostasks:f'", "'hostasks:f' cannot be looked at: RuntimeError: f"),
+        pytest.param(f"every: {'9' * 5000}d", "is too long for a duration", id="5000 digits"),
+        ('every: "1h\\e[31m\\u2028"', "'1h\\x1b[31m\\u2028' is not a duration"),
     ],
 )
 def test_whatever_is_raised_is_that_jobs_problem(directory: Path, fields: str, message: str) -> None:
@@ -147,6 +183,29 @@ def test_whatever_is_raised_is_that_jobs_problem(directory: Path, fields: str, m
     found = load(directory, job(fields))
     assert message in messages(found)[0]
     assert len(found.problems) == 1
+    assert len(messages(found)[0]) < 1100
+
+
+@pytest.mark.parametrize("module", ["hostjobs", "hostasks"])
+def test_a_module_that_interrupts_is_a_problem_of_its_job(directory: Path, module: str) -> None:
+    """A KeyboardInterrupt that is raised in another thread than the main one is no Ctrl-C."""
+    (directory / f"{module}.py").write_text(
+        "def __getattr__(name):\n    raise KeyboardInterrupt\n" * (module == "hostasks") or "raise KeyboardInterrupt\n"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(load, directory, f"jobs:\n  a: {{run: '{module}:good', every: 1h}}\n").result()
+    assert "KeyboardInterrupt" in messages(found)[0]
+    with pytest.raises(KeyboardInterrupt):
+        load(directory, f"jobs:\n  a: {{run: '{module}:good', every: 1h}}\n")
+
+
+def test_all_faults_of_one_fields_values_are_told(directory: Path) -> None:
+    """Ambiguous values and arguments that the function does not take, each at its place."""
+    text = "jobs:\n  a:\n    run: hostjobs:good\n    every: 1h\n    args:\n"
+    found = load(directory, f"{text}      days: no\n      tooo: [010]\n")
+    assert [(one.line, one.column) for one in found.problems] == [(6, 13), (7, 7), (7, 14)]
+    found = load(directory, f"{text}      dais: 1\n      tooo: 2\n")
+    assert [(one.line, one.column) for one in found.problems] == [(6, 7), (7, 7)]
 
 
 def test_the_other_jobs_are_fine(directory: Path) -> None:
@@ -173,11 +232,17 @@ def test_keys_and_tags_are_told_with_the_rest(directory: Path) -> None:
         ("hostjobs:async_generator", "is a generator"),
         ("hostjobs:manager", "is a context manager"),
         ("hostjobs:async_manager", "is a context manager"),
+        ("hostjobs:logged_generator", "is a generator"),
+        ("hostjobs:logged_manager", "is a context manager"),
+        ("hostjobs:kept_generator", "is a generator"),
+        ("hostjobs:prepared_generator", "is a generator"),
+        ("hostjobs:pages", "is a generator"),
+        ("hostjobs:pages_below", "is a generator"),
         ("hostjobs:Report", "is not a function"),
         ("hostjobs:_private", "without a leading underscore"),
         ("hostjobs:run", "is defined in 'subprocess'"),
         ("hostjobs:elsewhere", "is defined in 'hostjobs_below'"),
-        ("hostjobs:shell", "is defined in 'subprocess'"),
+        ("hostjobs:shell", "is defined in 'subprocess'; name it there (subprocess:run)"),
         (f"{TELEMETRY}:status", "is no job; of lifebeat_jobs there are: "),
         ("lifebeat_jobs.outbox:_connect", "leading underscore"),
         ("lifebeat_jobs.outbox:open", "is no job"),
@@ -194,7 +259,7 @@ def test_what_no_job_can_be(directory: Path, run: str, message: str) -> None:
     assert message in problem.message
 
 
-@pytest.mark.parametrize("name", ["good", "good_async", "prepared", "heard"])
+@pytest.mark.parametrize("name", ["good", "good_async", "prepared", "heard", "logged_job", "größe"])
 def test_what_a_job_can_be(directory: Path, name: str) -> None:
     """Functions, coroutine functions, and functions that were given arguments or another name where they are."""
     assert load(directory, f"jobs:\n  a: {{run: 'hostjobs:{name}', every: 1h}}\n").problems == ()
@@ -241,6 +306,51 @@ def test_a_job_may_be_imported_from_a_module_that_is_allowed(directory: Path) ->
         ("every: ${INTERVAL:-24h}", "is not filled in here"),
         ("every: ${{ env.INTERVAL }}", "is not filled in here"),
         ("when: '@reboot'", "did you mean 'start'?"),
+        ("when: onStartup", "did you mean 'start'?"),
+        ("when: pre-stop", "did you mean 'shutdown'?"),
+        ("when: daily", 'write cron: "@daily"'),
+        ("when: 2027-03-01T09:30", "write at: 2027-03-01T09:30"),
+        ("at: in 5 minutes", "write every: 5m"),
+        ("at: 0 3 * * *", 'write cron: "0 3 * * *"'),
+        ("at: '09:30'", 'write cron: "30 9 * * *"'),
+        ("at: start", "write when: start"),
+        ("every: start", "write when: start"),
+        ("every: month", 'write cron: "@monthly"'),
+        ("every: P1M", 'write cron: "@monthly"'),
+        ("every: 1 hour and 30 minutes", "write 1h30m"),
+        ("every: 2027-03-01", "write at: 2027-03-01"),
+        ("cron: daily", 'write cron: "@daily"'),
+        ("cron: 5m", "write every: 5m"),
+        ("cron: rate(5 minutes)", "write every: 5m"),
+        ("cron: every day at 3pm", 'write cron: "0 15 * * *"'),
+        ("cron: Mon..Fri *-*-* 03:00:00", 'write cron: "0 3 * * mon-fri"'),
+        ("cron: 0 3 * * * root /bin/x", 'what runs is named by `run:`; write cron: "0 3 * * *"'),
+        ("cron: 0 3 * * * /bin/x", 'what runs is named by `run:`; write cron: "0 3 * * *"'),
+        ("cron: 0 3 * * * Europe/Berlin", 'write timezone: Europe/Berlin; write cron: "0 3 * * *"'),
+        ("cron: cron(0 3 * * ? *)", 'write cron: "0 3 * * ?"'),
+        ("cron: 0 0 4 ? * 2-6", "days of the week count from Sunday as 0; write cron"),
+        ("cron: 0 15 10 L-3 * ?", "a last day (L)"),
+        ("cron: 0 3 * * Monday", "write mon"),
+        ("cron: '@midnite'", "did you mean '@midnight'?"),
+        ("cron: 0~59 3 * * *", "a random value (~)"),
+        ("cron: ? * * * *", 'write cron: "? * * * *"'),
+        ("cron:\n      - */5 * * * *", 'write "*/5 * * * *"'),
+        ("args: {days: ${runHistory}}\n    every: 1h", 'write days: "${runHistory}"'),
+        ("every: “1h”", "is no quote in YAML"),
+        ("every:\u00a01h", "U+00A0, which looks like a space"),
+        ("every: 1h\n    timeout: never", "write null, or nothing, for no limit"),
+        ("every: 1h\n    once: leader", "did you mean 'application'?"),
+        ("every: 1h\n    jitter: off", "write null, or nothing"),
+        ("fixedRate: 5m", "did you mean 'every'?"),
+        ("OnCalendar: daily", "did you mean 'cron'?"),
+        ("day_of_week: mon", "did you mean 'cron'?"),
+        ("every: 1h\n    startingDeadlineSeconds: 5", "did you mean 'misfire_grace'?"),
+        ("every: 1h\n    suspend: true", "did you mean 'enabled'?"),
+        ("cron: 0 3 * * *\n    timezone: europe/BERLIN", "did you mean 'Europe/Berlin'?"),
+        ("cron: 0 3 * * *\n    timezone: New York", "did you mean 'America/New_York'?"),
+        ("cron: 0 3 * * *\n    timezone: utc", "did you mean 'UTC'?"),
+        ("cron: 0 3 * * *\n    timezone: right/UTC", "is not a time zone"),
+        ("cron: 0 3 * * *\n    timezone: +00:00", "such as UTC"),
         ("every: 1h\n    timezone: CEST", "such as Europe/Berlin"),
         ("cron: 0 3 * * *\n    timezone: '+02:00'", "such as Etc/GMT-2"),
         ("every: 1h\n    args: {dais: 1}", "did you mean 'days'?"),
@@ -265,6 +375,29 @@ def test_an_off_switch_in_the_job_file_counts(directory: Path, text: str) -> Non
     assert found.opted_out is not None
     assert found.opted_out.startswith(f"{directory}/jobs.yaml:1 (")
     assert "belongs in config.yaml or config.json: write 'telemetryEnabled: false'" in messages(found)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "settings: {telemetryEnabled: false}\n" + job("every: 1h"),
+        "services: {app: {environment: [A=b, TELEMETRY_ENABLED=false]}}\n" + job("every: 1h"),
+        "x: {env: {DO_NOT_TRACK: '1'}}\n" + job("every: 1h"),
+        job("every: 1h, telemetryEnabled: false"),
+        "jobs:\n  telemetryEnabled: false\n" + job("every: 1h").removeprefix("jobs:\n"),
+    ],
+)
+def test_an_off_switch_anywhere_in_the_job_file_counts(directory: Path, text: str) -> None:
+    """No key of a job file is another's, so that what says off is heard wherever it was written."""
+    found = load(directory, text)
+    assert found.opted_out is not None
+    assert any("counts as off, and belongs in config.yaml" in one for one in messages(found))
+
+
+@pytest.mark.parametrize("fields", ["every: 1h, args: {telemetry: off}", "every: 1h, disabled: true"])
+def test_what_is_the_hosts_own_turns_nothing_off(directory: Path, fields: str) -> None:
+    """Arguments of a function, and a job's own switch, say nothing about telemetry."""
+    assert load(directory, job(fields)).opted_out is None
 
 
 def test_a_setting_in_the_job_file_is_sent_where_it_belongs(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -92,6 +93,21 @@ def leave(job: str, error: str | None) -> None:
 def fail() -> None:
     """A host's job that fails."""
     raise ValueError("no paper")
+
+
+async def cancelled() -> None:
+    """A host's job whose work was cancelled by somebody else."""
+    raise asyncio.CancelledError
+
+
+def pages() -> Any:
+    """A host's job that returns what nobody runs."""
+    return (number for number in range(3))
+
+
+def handed_over(context: JobContext) -> Any:
+    """A host's job that returns a coroutine."""
+    return note_async(context, "!")
 
 
 class RememberedScheduler:
@@ -417,10 +433,12 @@ def test_an_invalid_edit_is_refused_whole(config: Path, caplog: pytest.LogCaptur
     """A broken edit is said with its place, and nothing of it is applied."""
     jobs(config, "  a: {run: 'RUN', every: 1h}\n")
     process = Process(config).start()
-    jobs(config, "  a: {run: 'RUN', every: -1h}\n  b: {run: 'RUN', every: 1h}\n")
+    jobs(config, "  a: {run: 'RUN', every: -1h, jiter: 1m}\n  b: {run: 'RUN', every: 1h}\n")
     assert process.edit() == []
-    assert "edited config is not applied" in caplog.text
+    assert process.edit() == []  # somebody ordered something: that is no edit, and the fault is known
+    assert caplog.text.count("edited config is not applied") == 1
     assert "jobs.yaml:2:" in caplog.text
+    assert "(and 1 more, see: lifebeat check)" in caplog.text
     process.stop()
 
 
@@ -532,6 +550,24 @@ def test_a_run_that_failed_is_repeated_and_the_failure_is_told_once(
     ] * 2
     assert caplog.text.count("job a works again") == 1
     assert told == [("a", "ValueError: no paper"), ("a", None), ("a", "ValueError: no paper")]
+    process.stop()
+
+
+@pytest.mark.parametrize("timeout", ["", ", timeout: 20s"])
+def test_what_a_job_returns_is_run_or_is_a_failure(
+    config: Path, caplog: pytest.LogCaptureFixture, timeout: str
+) -> None:
+    """A coroutine is run; of a generator it is said that it runs nothing, and of a cancelled task that it failed."""
+    jobs = {"a": "handed_over", "b": "pages", "c": "cancelled"}
+    (config / "jobs.yaml").write_text(
+        "jobs:\n" + "".join(f"  {job}: {{run: '{__name__}:{run}', every: 1h{timeout}}}\n" for job, run in jobs.items())
+    )
+    process = Process(config).start()
+    ended = {job: process.scheduler.added[job][1](to_datetime(HOUR)) for job in jobs}
+    assert names() == ["a!"]
+    assert str(ended["b"]) == "it returned a generator, which runs nothing; name a function that runs it"
+    assert isinstance(ended["c"], asyncio.CancelledError)
+    assert "job c failed" in caplog.text
     process.stop()
 
 

@@ -6,13 +6,13 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lifebeat.jobfile import targets
+from lifebeat.jobfile import elsewhere, targets
 from lifebeat.jobfile.spec import SHUTDOWN_TIMEOUT, Retry
 from lifebeat.schedule.instants import MICROSECOND, to_datetime, zone
 from lifebeat.settings.table import parse_bool
 from lifebeat.text import durations
 from lifebeat.text.durations import format_duration, parse_duration
-from lifebeat.text.hints import asked, did_you_mean, nearest
+from lifebeat.text.hints import asked, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,17 +58,16 @@ def _parse_run(value: Any) -> str:
 
 
 _MOMENTS = ("start", "shutdown")
-_OTHER_MOMENTS = {
-    **dict.fromkeys(("startup", "started", "boot", "begin", "init", "@reboot", "always", "on-start"), "start"),
-    **dict.fromkeys(("stop", "stopped", "end", "exit", "quit", "finish", "on-stop"), "shutdown"),
-}
 
 
 def _parse_when(value: Any) -> str:
     text = _text(value)
     if text not in _MOMENTS:
-        meant = [_OTHER_MOMENTS[text.lower()]] if text.lower() in _OTHER_MOMENTS else nearest(text.lower(), _MOMENTS)
-        raise ValueError(f"{text!r} is not a moment; expected start or shutdown{asked(meant)}")
+        if other := elsewhere.trigger("when", text).removeprefix("when: "):
+            hint = asked([other]) if other in _MOMENTS else f"; write {other}"
+        else:
+            hint = did_you_mean(text.lower(), _MOMENTS)
+        raise ValueError(f"{text!r} is not a moment; expected start or shutdown{hint}")
     return text
 
 
@@ -82,47 +81,43 @@ def _duration(value: Any, *, zero: bool = False) -> timedelta:
 
 
 def _parse_interval(value: Any) -> timedelta:
-    if isinstance(value, str) and len(value.split()) == 5 and re.match(r"[\d*]", value):  # noqa: PLR2004 - cron's
-        raise ValueError(f'{value!r} is a cron expression; write cron: "{value}"')
+    try:
+        return _duration(value)
+    except ValueError:
+        other = elsewhere.trigger("every", _text(value))
+        if not other or other.startswith("every: "):
+            raise
+        what = {"c": "a cron expression", "w": "a moment", "a": "a moment"}[other[0]]
+        raise ValueError(f"{_text(value)!r} is {what}; write {other}") from None
+
+
+def _parse_limit(value: Any) -> timedelta:
+    if _text(value).lower() in _NO_LIMIT:
+        raise ValueError(f"{_text(value)!r} is not a duration; write null, or nothing, for no limit")
     return _duration(value)
 
 
 def _parse_span(value: Any) -> timedelta:
+    if _text(value).lower() in _NO_LIMIT:
+        raise ValueError(f"{_text(value)!r} is not a duration; write null, or nothing, for what holds otherwise")
     return _duration(value, zero=True)
 
 
-_CRON = "minute, hour, day of the month, month, day of the week"
+_NO_LIMIT = {"none", "never", "no", "off", "false", "inf", "infinite", "infinity", "unlimited", "forever", "-1"}
 
 
 def _parse_cron(value: Any) -> str:
     """Read five cron fields; of what other tools add to them, say how it is written here."""
-    text = " ".join(_text(value).split())
-    zoned = re.match(r"(?:CRON_)?TZ=(\S+) (.*)", text)
+    written = " ".join(_text(value).split())
+    text = call[1] if (call := re.fullmatch(r"cron\((.*)\)", written)) else written
+    zoned = re.match(r"(?:CRON_)?TZ=['\"]?([^\s'\"]+)['\"]? (.*)", text)
     if zoned:
         raise ValueError(f'{text!r} has a time zone in it; write cron: "{zoned[2]}" and timezone: {zoned[1]}')
-    if text.lower() == "@reboot":
-        raise ValueError(f"{text!r} is not a time; write when: start")
-    if text.lower().startswith("@every "):
-        raise ValueError(f"{text!r} is an interval; write every: {text[7:]}")
-    fields = text.split()
-    if fields[5:]:
-        rest = fields[1:6] if re.fullmatch("[0*]", fields[0]) else fields[:5]
-        raise ValueError(
-            f"{text!r} has {len(fields)} fields; expected five ({_CRON}), no seconds and no years; "
-            f'write cron: "{" ".join(rest)}"'
-        )
-    for word in fields:
-        if meant := next((meant for pattern, meant in _OTHER_CRON if re.search(pattern, word, re.IGNORECASE)), None):
-            raise ValueError(f"{word!r} in {text!r} is {meant}, which is not known here; expected {_CRON}")
+    if not elsewhere.is_cron(text):
+        elsewhere.refuse_cron(text, is_call=call is not None)
+    elif call:
+        raise ValueError(f'{written!r} is a call; write cron: "{text}"')
     return text
-
-
-_OTHER_CRON = (
-    (r"^\d*L(?:-\d+)?$|^(?:mon|tue|wed|thu|fri|sat|sun)L$", "a last day (L)"),
-    (r"^(?:\d+|L)W$", "a nearest working day (W)"),
-    (r"#", "a numbered weekday (#)"),
-    (r"^H(?:\(|/|$)", "a hashed value (H); `every` with `phase: installation` spreads"),
-)
 
 
 def _parse_phase(value: Any) -> Phase:
@@ -152,26 +147,17 @@ def _parse_count(value: Any) -> int:
 
 def _parse_once(value: Any) -> str:
     if value not in {"process", "application"}:
-        hint = did_you_mean(_text(value).lower(), ("process", "application"))
+        word = _text(value).lower()
+        near = elsewhere.SCOPES.get(word)
+        hint = asked([near]) if near else did_you_mean(word, ("process", "application"))
         raise ValueError(f"{_text(value)!r} is not a scope; expected process or application{hint}")
     return _text(value)
 
 
-_ZONES = {
-    "CEST": "Europe/Berlin", "BST": "Europe/London", "EEST": "Europe/Helsinki", "MSK": "Europe/Moscow",
-    "EDT": "America/New_York", "CST": "America/Chicago", "CDT": "America/Chicago", "MDT": "America/Denver",
-    "PST": "America/Los_Angeles", "PDT": "America/Los_Angeles", "IST": "Asia/Kolkata", "JST": "Asia/Tokyo",
-    "AEST": "Australia/Sydney", "AEDT": "Australia/Sydney", "Z": "UTC",
-}  # fmt: skip
-
-
 def _parse_zone(value: Any) -> str:
     text = _text(value)
-    meant = _ZONES.get(text.upper())
-    if offset := re.fullmatch(r"(?:UTC|GMT)?([+-])0?(\d{1,2})(?::?00)?", text):
-        meant = f"Etc/GMT{'-' if offset[1] == '+' else '+'}{offset[2]}"  # POSIX counts the other way round
-    if meant is not None:
-        raise ValueError(f"{text!r} is not a time zone; expected a name, such as {meant}")
+    if near := elsewhere.zone(text):
+        raise ValueError(f"{text!r} is not a time zone; expected a name, such as {near}")
     zone(text)
     return text
 
@@ -187,7 +173,8 @@ def _parse_moment(value: Any) -> datetime:
     try:
         return datetime.fromisoformat(_text(value))
     except ValueError:
-        raise ValueError(f"{_text(value)!r} is not a moment; expected one such as 2027-03-01T09:30") from None
+        hint = f"; write {other}" if (other := elsewhere.trigger("at", _text(value))) else ""
+        raise ValueError(f"{_text(value)!r} is not a moment; expected one such as 2027-03-01T09:30{hint}") from None
 
 
 def check_moment(moment: datetime) -> None:
@@ -215,6 +202,7 @@ def _parse_args(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+_FUNCTION = {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z]\w*$"}
 _DURATION = {"type": "string", "pattern": durations.PATTERN}
 _ZERO = "a duration such as 90s or 15m, or 0s"
 FIELDS: tuple[Field, ...] = (
@@ -225,7 +213,7 @@ FIELDS: tuple[Field, ...] = (
         "The function that runs. Only modules that the host allowed may be named; `lifebeat_jobs` always may.",
         _parse_run,
         TRIGGERS,
-        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z]\w*$"},
+        _FUNCTION,
     ),
     Field(
         "when",
@@ -343,7 +331,7 @@ FIELDS: tuple[Field, ...] = (
         durations.ALLOWED,
         f"none; {format_duration(SHUTDOWN_TIMEOUT)} for `when: shutdown`",
         "How long a run may take: an async function is cancelled then, any other is left behind and reported.",
-        _parse_interval,
+        _parse_limit,
         TRIGGERS,
         _DURATION,
     ),
@@ -371,7 +359,7 @@ FIELDS: tuple[Field, ...] = (
         "ID, and `error`, a text; `null` when it works again. Its own failure is only logged.",
         _parse_run,
         TRIGGERS,
-        {"type": "string", "pattern": r"^[A-Za-z_][\w.]*:[A-Za-z]\w*$"},
+        _FUNCTION,
     ),
     Field(
         "once",
@@ -394,20 +382,3 @@ FIELDS: tuple[Field, ...] = (
     ),
 )
 FIELD_BY_NAME = {one.name: one for one in FIELDS}
-OTHER_WORDS = {
-    "interval": "every", "seconds": "every", "minutes": "every", "hours": "every", "schedule": "cron",
-    "crontab": "cron", "trigger": "every", "on": "when", "event": "when", "date": "at", "run_date": "at",
-    "function": "run", "func": "run", "task": "run", "command": "run", "job": "run", "kwargs": "args",
-    "arguments": "args", "params": "args", "tz": "timezone", "offset": "phase", "misfire_grace_time": "misfire_grace",
-    "disabled": "enabled", "active": "enabled", "concurrency": "max_instances", "comment": "description",
-    "name": "description", "cmd": "run", "entrypoint": "run", "uses": "run", "retries": "retry", "max_retries": "retry",
-    "attempts": "retry", "backoff": "retry", "on_error": "on_failure", "onerror": "on_failure", "errback": "on_failure",
-    "timeout_minutes": "timeout", "time_limit": "timeout", "time_zone": "timezone", "at_startup": "when",
-    "run_on_startup": "when", "restart": "when", "if": "enabled", "inputs": "args", "with": "args",
-}  # fmt: skip
-
-
-def meant_fields(name: str) -> list[str]:
-    """Return the fields that ``name`` may have been meant for."""
-    near = nearest(name.lower().replace("-", "_"), [*FIELD_BY_NAME, *OTHER_WORDS], most=3)
-    return list(dict.fromkeys(OTHER_WORDS.get(word, word) for word in near))

@@ -7,11 +7,13 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lifebeat.jobfile import targets
-from lifebeat.jobfile.fields import FIELD_BY_NAME, TRIGGERS, check_moment, meant_fields
+from lifebeat.errors import in_words
+from lifebeat.jobfile import elsewhere, targets
+from lifebeat.jobfile.fields import FIELD_BY_NAME, TRIGGERS, check_moment
 from lifebeat.jobfile.spec import MOST_PROBLEMS, SHUTDOWN_TIMEOUT, JobSpec
 from lifebeat.schedule.instants import MICROSECOND, to_instant, zone
 from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, CronInstants, Every, Trigger
+from lifebeat.settings import layers, switch
 from lifebeat.settings.table import BY_NAME, KEYS, is_loopback
 from lifebeat.text.durations import format_duration
 from lifebeat.text.hints import asked, did_you_mean
@@ -48,6 +50,7 @@ class Job:
     Attributes:
         problems: What is wrong.
         warnings: What is strange.
+        opted_out: Where a switch stands in it that says off, though it belongs in a config file; ``None`` for nowhere.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Job:
         self.key = key
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
+        self.opted_out: str | None = None
         self._node = node
         self._fields: Fields = node if isinstance(node, dict) else node.named() if isinstance(node, Mapping) else {}
         self._settings = settings
@@ -82,14 +86,18 @@ class Job:
         """Return the job, complete; ``None`` if anything is wrong with it, whatever that is."""
         try:
             return self._read()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - one job's problem is no other's
-            self._fault(self.key, f"cannot be read: {type(error).__name__}: {error}")
+        except BaseException as error:  # one job's problem is no other's
+            if targets.is_ctrl_c(error):
+                raise
+            self._fault(self.key, f"cannot be read: {in_words(error)}")
             return None
 
     def _read(self) -> JobSpec | None:
         if not _ID.fullmatch(self.key.text):
             self._fault(self.key, "the ID takes letters, digits, '-', '_' and '.', at most 100 of them")
         if not isinstance(self._node, (Mapping, dict)):
+            if self._heard(self.key, self._node):
+                return None
             self._fault(self._node, "expected fields such as `run:` and `every:`, indented below it")
             return None
         if isinstance(self._node, Mapping):
@@ -112,15 +120,26 @@ class Job:
             if name == "<<" and key.plain:
                 self._meant.update(FIELD_BY_NAME)
             elif name not in FIELD_BY_NAME:
-                self._unknown(key)
+                self._unknown(key, node)
             elif not self._is_refused(node) and (name == "args" or not node.is_null):
                 self._read_field(name, node)
 
-    def _unknown(self, key: Scalar) -> None:
-        meant = meant_fields(key.text)
+    def _unknown(self, key: Scalar, node: Node) -> None:
+        if self._heard(key, node):
+            return
+        meant = elsewhere.fields(key.text, FIELD_BY_NAME)
         self._meant.update(meant)
         hint = asked(meant) or f"; expected one of {', '.join(FIELD_BY_NAME)}"
         self._fault(key, f"unknown field {key.text!r}{hint}")
+
+    def _heard(self, key: Scalar, node: Node) -> bool:
+        """Report a switch that says off, where it does not belong; return whether it is one."""
+        found = off_switch(key.text, key, node)
+        if found is not None:
+            name, problem = found
+            self.opted_out = self.opted_out or f"{problem.source}:{problem.line} ({name})"
+            self.problems.append(problem)
+        return found is not None
 
     def _is_refused(self, node: Node) -> bool:
         found = list(islice(faults(node), MOST_PROBLEMS + 1))
@@ -132,8 +151,7 @@ class Job:
         try:
             self._values[name] = FIELD_BY_NAME[name].parse(self._written(name, node))
         except ValueError as error:
-            at = next((one for one in error.args if isinstance(one, Node)), node)  # deep in args it has its own place
-            self._fault(at, f"{name}: {error.args[0]}")
+            self._fault(node, f"{name}: {error}")
 
     def _written(self, name: str, node: Node) -> Any:
         field = FIELD_BY_NAME[name]
@@ -141,16 +159,21 @@ class Job:
             if node.is_null:
                 return {}
             if not isinstance(node, Mapping):
-                raise ValueError(f"expected a mapping: {field.allowed}")
-            return {key: self._argument(value) for key, (_, value) in node.named().items()}
+                raise ValueError(f"expected {field.allowed}")
+            return {key: self._argument(name, value) for key, (_, value) in node.named().items()}
         if not isinstance(node, Scalar):
             what = "a list" if isinstance(node, Sequence) else "a mapping"
             raise ValueError(f"is {what}; expected {field.allowed}")  # noqa: TRY004 - one kind of refusal
         _refuse_templates(node.text)
         return self._refer(node.text)
 
-    def _argument(self, node: Node) -> Any:
-        return self._refer(node.text) if isinstance(node, Scalar) and "${" in node.text else value_of(node)
+    def _argument(self, name: str, node: Node) -> Any:
+        try:
+            return self._refer(node.text) if isinstance(node, Scalar) and "${" in node.text else value_of(node)
+        except ValueError as error:
+            at = next((one for one in error.args if isinstance(one, Node)), node)
+            self._fault(at, f"{name}: {error.args[0]}")
+            return None
 
     def _refer(self, text: str) -> Any:
         """Return the value of ``${key}``, or the text itself."""
@@ -266,16 +289,14 @@ class Job:
         target = self._target("run")
         on_failure = self._target("on_failure")
         if on_failure is not None:
-            try:
-                targets.check_arguments(on_failure, targets.FAILURE_ARGUMENTS)
-            except ValueError as error:
-                self._fault(self._fields["on_failure"][1], f"on_failure: {error}")
+            for _, message in islice(targets.argument_faults(on_failure, targets.FAILURE_ARGUMENTS), 1):
+                self._fault(self._fields["on_failure"][1], f"on_failure: {message}")
         if target is None or ("args" in self._fields and "args" not in self._values):
             return
-        try:
-            targets.check_arguments(target, self._values.get("args", {}))
-        except ValueError as error:
-            self._fault(self._fields.get("args", self._fields["run"])[1], f"args: {error}")
+        whole = self._fields.get("args", self._fields["run"])[1]
+        places = {name: key for name, (key, _) in whole.named().items()} if isinstance(whole, Mapping) else {}
+        for name, message in targets.argument_faults(target, self._values.get("args", {})):
+            self._fault(places.get(name or "", whole), f"args: {message}")
 
     def _target(self, name: str) -> targets.Target | None:
         """Return a function that is allowed; ``None`` for one that is not, or is not looked at."""
@@ -289,9 +310,14 @@ class Job:
             if not is_wanted:
                 return None
             target = targets.find(run)
-            targets.check_owner(run, target, self._allow)
+            targets.check_kind_and_owner(run, target, self._allow)
         except ValueError as error:
             self._fault(self._fields[name][1], f"{name}: {error}")
+            return None
+        except BaseException as error:  # what a module makes of being asked for a name
+            if targets.is_ctrl_c(error):
+                raise
+            self._fault(self._fields[name][1], f"{name}: {run!r} cannot be looked at: {in_words(error)}")
             return None
         return target
 
@@ -334,12 +360,38 @@ class Job:
         self.warnings.append(node.document.problem(f"job {self.key.text!r}: {message}", node))
 
 
+def off_switch(name: str, key: Scalar, node: Node) -> tuple[str, Problem] | None:
+    """Return a switch for telemetry that says off in a job file, wherever in it: its name and its problem.
+
+    In a job file no key is another's, so that below a word that is not known here every key is looked at.
+    """
+    for near, at, value in layers.flattened(name, key, node):
+        words = [(near, layers.written(value))]
+        if isinstance(value, Sequence):
+            words = [
+                (one.text.partition("=")[0], one.text.partition("=")[2])
+                for one in value.items
+                if isinstance(one, Scalar)
+            ]
+        for word, written in words:
+            if switch.is_worth_a_look(word) and switch.says_off(word, written):
+                right = f"{switch.ENABLED}: false"
+                message = f"{word!r} counts as off, and belongs in config.yaml or config.json: write {right!r}"
+                return word, at.document.problem(message, at)
+        inner = value.named().items() if isinstance(value, Mapping) else ()
+        if found := next(filter(None, (off_switch(word, at, below) for word, (at, below) in inner)), None):
+            return found
+    return None
+
+
 def _refuse_templates(text: str) -> None:
-    """Refuse what other tools fill in, and say how it is written here.
+    """Refuse what other tools fill in or write, and say how it is written here.
 
     Raises:
         ValueError: It is something of the kind.
     """
+    if odd := re.search("[\u2018\u2019\u201c\u201d\u00ab\u00bb\u201e]", text[:1]):
+        raise ValueError(f"{text!r} begins with {odd[0]}, which is no quote in YAML; write \" or '")
     other = re.search(r"\$\{\{|\{\{|\{%|\$\(|<%|^%\(|^\$\w+$|\$\{\w+:?[-+?]", text)
     if other:
         inside = re.search(r"\w*(?:TELEMETRY_\w+|telemetry\w+)", text)

@@ -12,9 +12,9 @@ from lifebeat import text
 from lifebeat.errors import Problem
 from lifebeat.jobfile import targets
 from lifebeat.jobfile.fields import FIELD_BY_NAME, TRIGGERS
-from lifebeat.jobfile.job import Job
+from lifebeat.jobfile.job import Job, off_switch
 from lifebeat.jobfile.spec import MOST_PROBLEMS, Findings, JobFile
-from lifebeat.settings import layers, switch
+from lifebeat.settings import switch
 from lifebeat.settings.layers import JOB_FILE
 from lifebeat.settings.table import BY_NAME, Settings
 from lifebeat.storage import safe_file
@@ -88,6 +88,7 @@ def load(
         files.problems += job.problems
         files.host_problems += [] if job.is_telemetry else job.problems
         files.warnings += job.warnings
+        files.opted_out = files.opted_out or job.opted_out
         if len(files.problems) > MOST_PROBLEMS:
             break
     files.warnings += list(_look_at_all(path, specs, jobs)) if not files.problems else []
@@ -224,12 +225,11 @@ class _Files:
 
     def _unknown(self, name: str, key: Scalar, node: Node, words: tuple[str, ...]) -> None:
         """Report a word that does not belong at the top; a switch that says off is heard all the same."""
-        for near, at, value in layers.flattened(name, key, node):
-            if switch.says_off(near, layers.written(value)):
-                self.opted_out = self.opted_out or f"{at.source}:{at.line} ({near})"
-                right = f"{switch.ENABLED}: false"
-                self._report(at, f"{near!r} counts as off, and belongs in config.yaml or config.json: write {right!r}")
-                return
+        if found := off_switch(name, key, node):
+            near, problem = found
+            self.opted_out = self.opted_out or f"{problem.source}:{problem.line} ({near})"
+            self.problems.append(problem)
+            return
         setting = name if name in BY_NAME else switch.meant(name)
         if setting is not None:
             self._report(key, f"{name!r} is a setting: write {setting!r} into config.yaml or config.json")

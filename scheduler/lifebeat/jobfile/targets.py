@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from lifebeat.errors import in_words
 from lifebeat.storage import forks
 from lifebeat.text.hints import did_you_mean
 
@@ -17,10 +20,12 @@ if TYPE_CHECKING:
 TELEMETRY = "lifebeat_jobs"
 # What is there without looking: their import is not for the start, but for the thread that runs them.
 SHIPPED = tuple(f"{TELEMETRY}.telemetry:{name}" for name in ("startup", "heartbeat", "shutdown"))
-_MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-_FORM = re.compile(rf"{_MODULE}:[A-Za-z_]\w*", re.ASCII)
+_NAME = r"[^\W\d]\w*"
+_FORM = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}")
 
 Target = Callable[..., Any]
+_MOST_WRAPPERS = 100
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 FAILURE_ARGUMENTS: Mapping[str, Any] = {"job": "", "error": None}  # what `on_failure:` is called with
 
 
@@ -88,39 +93,75 @@ def find(run: str) -> Target:
     """
     module_name, _, name = run.partition(":")
     module = _import(module_name)
-    if not hasattr(module, name):
-        hint = did_you_mean(name, [one for one in vars(module) if not one.startswith("_")])
-        raise ValueError(f"the module {module_name!r} has no {name!r}{hint}")
-    target = getattr(module, name)
+    try:
+        target = getattr(module, name)
+    except AttributeError:
+        hint = did_you_mean(name, [one for one in dir(module) if not one.startswith("_")])
+        raise ValueError(f"the module {module_name!r} has no {name!r}{hint}") from None
     if not callable(target) or isinstance(target, type):
         raise ValueError(f"{run!r} is not a function, but of type {type(target).__name__}; name a function")  # noqa: TRY004 - one kind of refusal
-    _check_kind(run, target)
     return target  # type: ignore[no-any-return]
 
 
-def check_owner(run: str, target: Target, allow: Sequence[str]) -> None:
+def check_kind_and_owner(run: str, target: Target, allow: Sequence[str]) -> None:
     """Refuse what a module only imported: with ``from subprocess import run`` in it, a shell would be allowed.
 
     Raises:
-        ValueError: The function is defined in another module, which the host did not allow.
+        ValueError: The function is defined in another module, which the host did not allow; or it runs nothing.
     """
-    module, _, name = run.partition(":")
+    _check_kind(run, target, allow)
+    module = run.partition(":")[0]
     while isinstance(target, functools.partial):
         target = target.func
     owner = getattr(target, "__module__", None)
     if owner != module and not _is_below(owner or "", allow):
-        remedy = f"name it there ({owner}:{name}), or" if owner else "write"
+        name = getattr(target, "__name__", "")
+        remedy = f"name it there ({owner}:{name}), or write" if owner and name else "write"
         raise ValueError(f"{run!r} is defined in {owner!r}; {remedy} a function of {module} that calls it")
 
 
-def _check_kind(run: str, target: Any) -> None:
-    while isinstance(target, functools.partial):
-        target = target.func
-    is_manager = getattr(target, "__globals__", {}).get("__name__") == "contextlib"
-    if is_manager and hasattr(target, "__wrapped__"):
+def _check_kind(run: str, target: Any, allow: Sequence[str]) -> None:
+    """Refuse what makes a generator or a context manager when it is called, also inside of a wrapper or an instance."""
+    inner = _inside(target, allow)
+    is_manager = getattr(inner, "__globals__", {}).get("__name__") == "contextlib"
+    if is_manager and hasattr(inner, "__wrapped__"):
         raise ValueError(f"{run!r} is a context manager, and called alone runs nothing; name a function that enters it")
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise ValueError(f"{run!r} is a generator, and called alone runs nothing; name a function that runs it")
+
+
+def _inside(target: Any, allow: Sequence[str]) -> Any:
+    """Return the function that is called in the end, through partials, instances and wrappers of the host's own.
+
+    What a library wraps around a function may run a generator: the coroutines of tornado and twisted are some.
+    """
+    for _ in range(_MOST_WRAPPERS):
+        wrapper = getattr(target, "__globals__", {}).get("__name__", "functools")
+        if isinstance(target, functools.partial):
+            target = target.func
+        elif hasattr(target, "__wrapped__") and (wrapper == "functools" or _is_below(wrapper, allow)):
+            target = target.__wrapped__
+        elif isinstance(call := type(target).__call__, FunctionType):
+            target = call
+        else:
+            break
+    return target
+
+
+def refuse_result(result: Any) -> None:
+    """Refuse what a function returned that would have to be run to do anything.
+
+    Raises:
+        TypeError: It is a generator or a context manager of ``contextlib``.
+    """
+    kind = "a generator" if inspect.isgenerator(result) or inspect.isasyncgen(result) else ""
+    if kind or type(result).__module__ == "contextlib":
+        raise TypeError(f"it returned {kind or 'a context manager'}, which runs nothing; name a function that runs it")
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Return whether somebody interrupts the process: Python tells only the main thread of that."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
 def _import(name: str) -> ModuleType:
@@ -132,8 +173,10 @@ def _import(name: str) -> ModuleType:
         raise ValueError(f"importing {name!r} failed: it needs the module {error.name!r}, which is missing") from error
     except SystemExit:
         raise ValueError(f"importing {name!r} failed: it ends the process (sys.exit)") from None
-    except Exception as error:
-        raise ValueError(f"importing {name!r} failed: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        if is_ctrl_c(error):
+            raise
+        raise ValueError(f"importing {name!r} failed: {in_words(error)}") from error
 
 
 def _near_module(name: str) -> str:
@@ -148,27 +191,29 @@ def _near_module(name: str) -> str:
     return did_you_mean(f"{package}.{missing}", there)
 
 
-def check_arguments(target: Target, args: Mapping[str, Any]) -> None:
+def argument_faults(target: Target, args: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
     """Hold ``args`` against the function's signature before anything runs.
 
-    Raises:
-        ValueError: An argument that it does not take, or one missing; the message shows the signature.
+    Yields:
+        An argument that it does not take, with the reason; ``None`` with the reason for what is missing.
     """
     try:
         signature = inspect.signature(target)
     except (ValueError, TypeError):  # some built-in functions tell nothing of themselves
         return
-    given: dict[str, Any] = dict(args)
-    if takes_context(target):
-        given["context"] = None
+    shown = f"{getattr(target, '__name__', 'it')}{signature} cannot be called with these args"
+    taken = {name: one for name, one in signature.parameters.items() if name != "context" and one.kind in _NAMED}
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in signature.parameters.values()):
+        for name in [one for one in args if one not in taken]:
+            yield name, f"{shown}: got an unexpected keyword argument {name!r}{did_you_mean(name, taken)}"
+    given = {name: value for name, value in args.items() if name in taken} | dict.fromkeys(
+        ["context"] if "context" in signature.parameters else []
+    )
     try:
         signature.bind(**given)
     except TypeError as error:
-        names = [name for name in signature.parameters if name != "context"]
-        unknown = next((one for one in args if one not in names), "")
-        shown = f"{getattr(target, '__name__', 'it')}{signature}"
-        hint = did_you_mean(unknown, names)
-        raise ValueError(f"{shown} cannot be called with these args: {error}{hint}") from None
+        missing = [repr(name) for name, one in taken.items() if one.default is one.empty and name not in args]
+        yield None, f"{shown}: missing {' and '.join(missing)}" if missing[1:] else f"{shown}: {error}"
 
 
 @functools.lru_cache(maxsize=1024)  # it is asked at every run

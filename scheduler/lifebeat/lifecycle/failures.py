@@ -6,6 +6,9 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lifebeat.errors import in_words
+from lifebeat.jobfile.targets import is_ctrl_c
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -53,9 +56,11 @@ class Failures:
             )
         if spec.on_failure is None:
             return
-        text = None if error is None else f"{type(error).__name__}: {error}"
+        text = None if error is None else in_words(error)
         call = replace(spec, run=spec.on_failure, args={"job": spec.id, "error": text})
         try:
             self._runner.call_unnoted(call, instant, started)
-        except (Exception, SystemExit):
+        except BaseException as failed:
+            if is_ctrl_c(failed):
+                raise
             self._logger.exception("on_failure of job %s failed", spec.id)

@@ -22,6 +22,7 @@ from lifebeat import clock as clocks
 from lifebeat import steering
 from lifebeat.clock import Deadline
 from lifebeat.history import LeftBehind
+from lifebeat.jobfile.targets import is_ctrl_c
 from lifebeat.lifecycle import plan as plans
 from lifebeat.lifecycle.application import offers
 from lifebeat.lifecycle.ending import Ending, beyond_deadline
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from datetime import datetime
 
+    from lifebeat.errors import Problem
     from lifebeat.history import Outcome
     from lifebeat.jobfile.spec import JobFile, JobSpec
     from lifebeat.lifecycle.application import Application
@@ -90,6 +92,7 @@ class Life:
         self._ran: dict[tuple[str, int], None] = {}
         self._running: Counter[str] = Counter()
         self._ordered: dict[str, int] = {}
+        self._refused: list[Problem] = []  # what was said of an edit last
         self._busy: set[str] = set()
         self._finalizers: list[Any] = []
         self.history = application.history()
@@ -374,7 +377,11 @@ class Life:
         failed: BaseException | None = None
         try:
             self._runner.call(spec, instant, started, timeout=timeout, attempt=attempt, by_hand=by_hand)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is said, and returned; sys.exit() ends no thread
+        except (
+            BaseException
+        ) as error:  # it is said, and returned; neither sys.exit() nor a cancelled task ends a thread
+            if is_ctrl_c(error):
+                raise
             failed = error
             if spec.retry is not None and attempt < spec.retry.attempts and not isinstance(error, LeftBehind):
                 wait = spec.retry.wait * 2 ** (attempt - 1)
@@ -464,8 +471,7 @@ class Life:
                 return
             settings, found = application.source.read(), application.load()
             problems = list(dict.fromkeys((*settings.problems, *found.problems)))
-            for problem in problems:
-                application.logger.error("edited config is not applied: %s", problem)
+            self._say_refused(problems)
             for path in application.gone():
                 application.logger.warning(
                     "%s is gone or empty; its last settings stay in force until it is back", path
@@ -481,6 +487,13 @@ class Life:
                 self._follow_orders()
             if old_id is not None and application.instance_id() not in {old_id, None}:
                 self._begin_another_installation()
+
+    def _say_refused(self, problems: list[Problem]) -> None:
+        """Say why an edit is not applied: one line an edit, and none for a look that finds what was said already."""
+        if problems and problems != self._refused:
+            more = f" (and {len(problems) - 1} more, see: lifebeat check)" if problems[1:] else ""
+            self.application.logger.error("edited config is not applied: %s", f"{problems[0]}{more}")
+        self._refused = problems
 
     @property
     def _instance_id(self) -> str | None:

@@ -118,35 +118,37 @@ class Runner:
                 background=self._background,
                 later=self._later,
             )
-        if inspect.iscoroutinefunction(target) or timeout is None or spec.is_telemetry:
-            self._await(target(**args), timeout)
-        else:
-            self._within(spec, timeout.total_seconds(), partial(target, **args))
+        work = partial(target, **args)
+        is_plain = timeout is not None and not spec.is_telemetry and not inspect.iscoroutinefunction(target)
+        self._await(self._within(spec, timeout.total_seconds(), work) if timeout and is_plain else work(), timeout)
 
-    def _within(self, spec: JobSpec, seconds: float, work: Callable[[], Any]) -> None:
-        """Run a function that cannot be cancelled, and leave it behind when its time is up."""
+    def _within(self, spec: JobSpec, seconds: float, work: Callable[[], Any]) -> Any:
+        """Run a function that cannot be cancelled, and leave it behind when its time is up; return what it returns."""
         deadline = Deadline(self._application.clock, seconds)
         failed: list[BaseException] = []
+        returned: list[Any] = []
         done = threading.Event()
 
         def keep() -> None:
             try:
-                work()
+                returned.append(work())
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 failed.append(error)
             finally:
                 done.set()
 
         if not threads.start(spec.id, keep, timeout=min(seconds / 2, 1.0)):
-            work()
-        elif not done.wait(deadline.left):
+            return work()
+        if not done.wait(deadline.left):
             raise LeftBehind(f"job {spec.id} did not end within its timeout of {seconds:g} s and was left behind")
         if failed:
             raise failed[0]
+        return returned[0]
 
     def _await(self, result: Any, timeout: timedelta | None) -> None:
         """Let an async function's work be done: on the scheduler's loop if it has one, else here."""
         if not hasattr(result, "__await__"):
+            targets.refuse_result(result)
             return
         import asyncio
 

@@ -160,7 +160,7 @@ class Watch:
 
     def _guarded(self, look: Callable[[], object]) -> None:
         """Look; whatever goes wrong, the next look comes."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
             look()
 
     def _directories(self) -> set[str]:

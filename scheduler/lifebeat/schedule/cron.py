@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
 from lifebeat.schedule.instants import to_instant, zone
+from lifebeat.text.hints import did_you_mean
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -61,7 +62,9 @@ def _split(expression: str) -> list[str]:
     written = _SHORTHANDS.get(expression.strip().lower(), expression).split()
     if len(written) != len(FIELDS):
         names = ", ".join(field.name for field in FIELDS)
-        raise ValueError(f"{expression!r} has {len(written)} fields; cron takes five: {names}")
+        number = "1 field" if len(written) == 1 else f"{len(written)} fields"
+        near = did_you_mean(expression.strip().lower(), _SHORTHANDS) if expression.strip().startswith("@") else ""
+        raise ValueError(f"{expression!r} has {number}; cron takes five: {names}{near}")
     return written
 
 
@@ -104,7 +107,8 @@ def _number(field: Field, text: str, whole: str) -> int:
     if text in field.words:
         return field.words.index(text) + field.low
     if not text.isdecimal() or len(text) > 3 or not field.low <= int(text) <= field.high:  # noqa: PLR2004
-        raise ValueError(f"the {field.name} {whole!r} is out of range; expected {_allowed(field)}")
+        right = f"write {text[:3]}, or another of" if text[:3] in field.words and text.isalpha() else "expected"
+        raise ValueError(f"the {field.name} {whole!r} is out of range; {right} {_allowed(field)}")
     return int(text)
 
 

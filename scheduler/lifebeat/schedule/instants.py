@@ -7,10 +7,11 @@ computes alike and that no restart resets. Instants are whole microseconds since
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from lifebeat.text.hints import did_you_mean
+from lifebeat.text.hints import asked, did_you_mean
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -82,18 +83,41 @@ def jitter_of(job_id: str, seed: str, instant: int, jitter: timedelta) -> int:
     return spread(f"jitter:{seed}:{job_id}:{instant}", width) if width else 0
 
 
+_NOT_EVERYWHERE = ("localtime", "posixrules", "Factory", "posix/", "right/")  # what some machines have besides
+
+
 def zone(name: str) -> ZoneInfo:
     """Return the time zone.
 
     Raises:
         ValueError: There is none of that name.
     """
+    found = _find(name)
+    if found is None:
+        raise ValueError(f"{name!r} is not a time zone; expected one such as Europe/Stockholm or UTC{_near(name)}")
+    return found
+
+
+def is_zone(name: str) -> bool:
+    """Return whether there is a time zone of that name."""
+    return _find(name) is not None
+
+
+def _find(name: str) -> ZoneInfo | None:
     from zoneinfo import ZoneInfo
 
     try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        from zoneinfo import available_timezones
+        return None if name.startswith(_NOT_EVERYWHERE) else ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return None
 
-        hint = did_you_mean(name[:40], sorted(available_timezones()), cutoff=0.8)
-        raise ValueError(f"{name!r} is not a time zone; expected one such as Europe/Stockholm or UTC{hint}") from error
+
+def _near(name: str) -> str:
+    """Return the question for a zone that may have been meant: by its city, in any case, or much like it."""
+    from zoneinfo import available_timezones
+
+    known = sorted(available_timezones())
+    plain = re.sub(r"[\s_\\]+", "_", name[:40].strip(" :'\"")).lower()
+    exact = [one for one in known if one.lower() == plain]
+    cities = [one for one in known if one.lower().rpartition("/")[2] == plain and "/" in one]
+    return asked((exact or cities)[:1]) or did_you_mean(name[:40], known, cutoff=0.8)

@@ -40,33 +40,66 @@ def parse_duration(text: str, *, zero: bool = False) -> timedelta:
     return duration
 
 
-_WORDS = {
-    **dict.fromkeys(("ms", "millisecond", "milliseconds", "msec"), "ms"),
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
-    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "m"),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"),
-    **dict.fromkeys(("d", "day", "days"), "d"),
-    **dict.fromkeys(("w", "week", "weeks"), "w"),
+_UNITS = {
+    "ms": "ms msec millis millisecond milliseconds milliseconde millisekunde millisekunden",
+    "s": "s sec secs second seconds sekunde sekunden seconde secondes segundo segundos secondo secondi",
+    "m": "m min mins minute minutes minuten minuto minutos minuti minuut",
+    "h": "h hr hrs hour hours std stunde stunden heure heures hora horas ora ore uur",
+    "d": "d day days tag tage tagen jour jours día días dia dias giorno giorni dag dagen",
+    "w": "w wk week weeks woche wochen semaine semaines semana semanas settimana settimane weken",
 }
+_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
 _ALONE = {"secondly": "1s", "minutely": "1m", "hourly": "1h", "daily": "24h", "weekly": "7d"}
+_AROUND = {"every", "each", "in", "after", "a", "an", "and", "und", "et", "y", "rate", "interval"}
+_CALLS = {
+    "timedelta",
+    "datetime",
+    "duration",
+    "timespan",
+    "timer",
+    "time",
+    "std",
+    "from",
+    "of",
+    "new",
+    "every",
+    "interval",
+}
+_NUMBER = r"(?P<number>[0-9][0-9_]*(?:[.,][0-9]{1,2})?)(?![0-9])"
+_NUMBER_AND_UNIT = re.compile(rf"{_NUMBER}[\s.'_-]*(?P<unit>[^\W\d_]+)")
+_UNIT_AND_NUMBER = re.compile(rf"(?:of|from_?)?(?P<unit>[^\W\d_]+s)\s*[=(:]\s*{_NUMBER}")
+_UNCLEAR = r"[-.]|.*\d[^\W\d_]+\s*[-~]"
+_OF_ISO = r"(?:([0-9]+(?:\.[0-9]+)?){})?"
+_ISO = re.compile("p" + "".join(map(_OF_ISO.format, "wd")) + "(?:t" + "".join(map(_OF_ISO.format, "hms")) + ")?")
 
 
-def _meant(written: str) -> str:
-    """Return how a duration of another notation is written here; empty for what is none."""
-    text = written.lower()
-    if iso := re.fullmatch(r"p(?:(\d+)w)?(?:(\d+)d)?(?:t(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?)?", text, re.ASCII):
-        return "".join(f"{number}{unit}" for number, unit in zip(iso.groups(), "wdhms", strict=True) if number)
-    text = _ALONE.get(text.removeprefix("@"), text.removeprefix("@every ").removeprefix("every "))
-    parts = re.findall(r"(\d+(?:\.\d+)?)[\s_-]*([a-z]+)(?:[\s,]|and\b)*", text, re.ASCII)
-    whole = re.fullmatch(r"(?:\d+(?:\.\d+)?[\s_-]*[a-z]+?(?:[\s,]|and\b)*)+", text, re.ASCII)
-    if not whole or any(word not in _WORDS for _, word in parts):
-        return text if re.match(PATTERN, text, re.ASCII) else ""
-    return "".join(f"{number}{_WORDS[word]}" for number, word in parts)
+def meant(written: str) -> str:
+    """Return how a duration of another notation (words, ISO 8601, a call of a program) is written here; else empty."""
+    text = written.lower().strip().removeprefix("@")
+    if len(text) > _LONGEST_TEXT or not text.isprintable() or re.match(_UNCLEAR, text):
+        return ""
+    if re.match(PATTERN, text, re.ASCII) or text in _ALONE:
+        return _ALONE.get(text, text)
+    if found := _ISO.fullmatch(text):
+        return "".join(f"{number}{unit}" for number, unit in zip(found.groups(), "wdhms", strict=True) if number)
+    if (unit := re.sub(r"^(?:every|each|once an?|an?)\s+", "", text)) in _UNIT_OF:
+        return f"1{_UNIT_OF[unit]}"
+    return _counted(text, _NUMBER_AND_UNIT, _AROUND) or _counted(text, _UNIT_AND_NUMBER, _CALLS)
+
+
+def _counted(text: str, pattern: re.Pattern[str], around: set[str]) -> str:
+    """Return the numbers of units in a text with nothing else in it but words that may stand around them."""
+    found = [one.groupdict() for one in pattern.finditer(text)]
+    if not found or not around.issuperset(re.findall(r"[^\W_]+", pattern.sub(" ", text))):
+        return ""
+    if any(one["unit"] not in _UNIT_OF for one in found):
+        return ""
+    return "".join(one["number"].replace(",", ".").replace("_", "") + _UNIT_OF[one["unit"]] for one in found)
 
 
 def _what_is_wrong(written: str) -> str:
-    if len(written) <= _LONGEST_TEXT and (meant := _meant(written)):
-        return f"is not written as a duration here; write {meant}"
+    if right := meant(written):
+        return f"is not written as a duration here; write {right}"
     if re.fullmatch(r"-.*\d.*", written):
         return f"is negative; expected {ALLOWED}"
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", written):

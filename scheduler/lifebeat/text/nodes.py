@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_DEPTH = 100
+_LONGEST_MESSAGE = 1000
 
 
 class Document:
@@ -68,6 +69,9 @@ class Document:
     def problem(self, message: str, at: Node | int) -> Problem:
         """Return a problem at a place in the text; with its line, where that may be shown."""
         line, column = self.place(at if isinstance(at, int) else at.start)
+        message = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in message)
+        if len(message) > _LONGEST_MESSAGE:  # what was written was long: how it begins, and what to do
+            message = f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
         return Problem(self.source, message, line, column, None if self.is_private else self.line(line))
 
     def refuse(self, message: str, at: Node | int) -> None:

@@ -44,11 +44,25 @@ def _what_is_wrong(document: Document, at: int, problem: str) -> str:
     text = document.text
     if text[at : at + 1] == "\t":
         return "a tab in the indentation, expected spaces"
-    unquoted = re.match(r"\s*(?:- +)?([\w-]+): +([*@`%&!|>].*?)\s*(?: #.*)?$", document.line(document.place(at)[0]))
-    if unquoted and not document.is_private:
-        name, value = unquoted[1], unquoted[2]
-        return f'{value} has to be quoted, as {value[0]} has a meaning in YAML; write {name}: "{value}"'
+    line, column = document.line(document.place(at)[0]), document.place(at)[1]
+    before = text[text.rfind("\n", 0, max(text.rfind("\n", 0, at), 0)) + 1 : at + 1]  # it may be noticed a line later
+    if odd := re.search("[\u00a0\u2002-\u200b\u202f\u3000\ufeff]", before):
+        return f"has the character U+{ord(odd[0]):04X}, which looks like a space; write a space"
+    for found in _MARKED.finditer("" if document.is_private else line):
+        if found.start("value") < column <= found.end("value") + 2:  # a reference in braces is noticed behind it
+            name, value = found["name"] or "", found["value"].rstrip(" ,}]") + "}" * found["value"].startswith("${")
+            return (
+                f"{value} has to be quoted, as {value[0]} has a meaning in YAML{' there' * (value[0] == '$')}; "
+                f'write {name}"{value}"'
+            )
     return f"is not YAML: {problem}; check the indentation and the quotes"
+
+
+# A value that begins with what has a meaning in YAML: in a block up to the end of the line, in braces up to theirs.
+_MARKED = re.compile(
+    r"(?:(?P<name>[\w-]+: +)|(?:^|(?<=[\s\[])) *(?:- +)?)"
+    r"(?P<value>[*@`%&!|>](?:(?!\s#|[,}\]](?:\s|$)).)*|\? .*|\$\{\w*)"
+)
 
 
 class _Refusal(Exception):
