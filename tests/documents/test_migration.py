@@ -109,7 +109,7 @@ def test_flask_apschedulers_jobs() -> None:
     hours = timedelta(hours=interval["hours"])
     assert after["clean-up"]["every"] == f"{interval['hours']}h"
     started = datetime(2027, 1, 1, 0, 17, tzinfo=UTC)
-    trigger = IntervalTrigger(hours=interval["hours"], start_date=started + hours, timezone="UTC")
+    trigger: Any = IntervalTrigger(hours=interval["hours"], start_date=started + hours, timezone="UTC")
     theirs = year(lambda moment: trigger.get_next_fire_time(moment if moment > started else None, started))
     from_start = instants_of(Every(hours, "start"), job_id="clean-up", seed="", started_at=started.timestamp())
     assert isinstance(from_start, Grid)

@@ -9,7 +9,7 @@ import pytest
 
 import lifebeat
 import reference
-from lifebeat import testing
+from lifebeat import testing, view
 from lifebeat.handle import Lifebeat
 from reference import Entry
 
@@ -79,7 +79,8 @@ def test_nothing_public_is_left_out() -> None:
     there = {one.name for one in ENTRIES}
     names = {f"lifebeat.{name}" for name in lifebeat.__all__ if name != "__version__"}
     names |= {f"lifebeat.testing.{name}" for name in testing.__all__ if name != "Event"}
-    assert names <= there
+    names |= {f"lifebeat.view.{name}" for name in view.__all__}
+    assert names | {f"lifebeat.engines.{name}.attach" for name in ("celery", "procrastinate")} <= there
     methods = {name for name in vars(Lifebeat) if not name.startswith("_")} - reference.NOT_FOR_HOSTS
     assert {f"Lifebeat.{name}" for name in methods} <= there
     served = {name for name in dir(testing.PostHogServer) if not name.startswith("_")} - {"port"}

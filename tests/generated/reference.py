@@ -22,6 +22,14 @@ PUBLIC: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
         "lifebeat.LifebeatError": ("lifebeat.errors", ()),
         "lifebeat.Problem": ("lifebeat.errors", ()),
     },
+    "On several machines": {
+        "lifebeat.engines.procrastinate.attach": ("lifebeat.engines.procrastinate.hosts", None),
+        "lifebeat.engines.celery.attach": ("lifebeat.engines.celery", None),
+    },
+    "In an admin area": {
+        "lifebeat.view.wsgi": ("lifebeat.view", None),
+        "lifebeat.view.asgi": ("lifebeat.view", None),
+    },
     "In a job": {
         "lifebeat.JobContext": ("lifebeat.context", ()),
         "lifebeat_jobs.telemetry.record": ("lifebeat_jobs.telemetry", None),

@@ -25,7 +25,8 @@ def wsgi(handle: Lifebeat, *, buttons: bool = False) -> View:
 
     Args:
         handle: What ``attach`` returned.
-        buttons: Whether it has them; without, it changes nothing.
+        buttons: Whether it has buttons that turn telemetry off, accept what an update sends, and steer jobs; without,
+            it changes nothing.
     """
     import importlib
 
@@ -45,7 +46,8 @@ def asgi(handle: Lifebeat, *, buttons: bool = False) -> AsyncView:
 
     Args:
         handle: What ``attach`` returned.
-        buttons: Whether it has them; without, it changes nothing.
+        buttons: Whether it has buttons that turn telemetry off, accept what an update sends, and steer jobs; without,
+            it changes nothing.
     """
     from lifebeat.view.asynchronous import AsyncView
 

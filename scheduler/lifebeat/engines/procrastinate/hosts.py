@@ -35,8 +35,8 @@ def attach(
     Args:
         app: The host's app. Call this where its tasks are defined, so that every worker does.
         database: The database's URL; ``None`` for ``LIFEBEAT_DATABASE``, or the one that the app is connected to.
-        queue: The queue of the runs. A worker that names its queues must name this one too.
-        arguments: ``app_name`` and ``app_version``, and the others of ``HostArguments``.
+        queue: The queue of the runs, ``lifebeat`` if not given. A worker that names its queues must name this one too.
+        arguments: ``app_name`` and ``app_version``, and the others of ``lifebeat.attach``.
 
     Returns:
         The handle.
