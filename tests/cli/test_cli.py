@@ -104,8 +104,12 @@ def test_unknown_command_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["strat"]) == cli.USAGE
 
 
-def test_plan_shows_the_next_runs(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_shows_the_next_runs(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``plan`` tells of each job when it runs next, and of one that is off that it does not."""
+    monkeypatch.setenv("LIFEBEAT_TEST_MODE", "loopback")
+    monkeypatch.setenv("TELEMETRY_HOST", "http://127.0.0.1:9")
     (config / "jobs.yaml").write_text(
         "jobs:\n"
         "  a: {run: 'lifebeat_jobs.telemetry:heartbeat', every: 6h}\n"
@@ -120,6 +124,9 @@ def test_plan_shows_the_next_runs(config: Path, capsys: pytest.CaptureFixture[st
     assert b["when"] == "cron 0 3 * * 0 (Europe/Stockholm)"
     assert (c["when"], c["next"]) == ("at start", [])
     assert (d["when"], d["next"]) == ("every 1h (off)", [])
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    assert cli.main(["plan", "--json"]) == cli.DONE
+    assert [one["next"] for one in json.loads(capsys.readouterr().out)] == [[], [], [], []]
 
 
 def test_setconfig_writes_and_says_who_overrides(

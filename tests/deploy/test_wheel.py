@@ -142,7 +142,7 @@ def test_installed_command_finds_the_shipped_job_file(release: Release, tmp_path
     assert f"{release.venv.directory}/" in checked
     assert checked.endswith("jobs.json: 3 jobs, no problem\n")
     preview = run(release.venv.lifebeat, "preview", "--json", cwd=tmp_path, environ=environ)
-    assert [json.loads(line)["event"] for line in preview.splitlines()] == ["startup", "heartbeat", "shutdown"]
+    assert [one["event"] for one in json.loads(preview)] == ["startup", "heartbeat", "shutdown"]
     assert list(tmp_path.iterdir()) == []
 
 

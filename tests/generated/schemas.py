@@ -200,6 +200,8 @@ def _jobs(job: Schema, *, ids: bool = True) -> Schema:
 
 def _complete_job() -> Schema:
     job = _job()
+    switch = job["properties"]["enabled"]
+    switch["anyOf"] = [one for one in switch["anyOf"] if one is not _NULL]  # open, it is a mistake
     return {**job, "allOf": [_given("run"), *job["allOf"]], "oneOf": [_given(word) for word in TRIGGERS]}
 
 

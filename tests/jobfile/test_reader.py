@@ -514,3 +514,23 @@ def test_a_retry_has_to_fit_the_interval(directory: Path, fields: str, words: st
     """Retries that would still wait when the next run comes are refused, at their place."""
     problems = load(directory, job(fields)).problems
     assert [words in str(problem) for problem in problems] == [True] * bool(words)
+
+
+def test_off_covers_telemetrys_jobs_whatever_the_file_says(directory: Path) -> None:
+    """Without ``enabled``, or with a yes there, telemetry's jobs are off where the installation is; others go on."""
+    run = f"run: '{TELEMETRY}:heartbeat', every: 24h"
+    text = f"jobs:\n  a: {{{run}}}\n  b: {{{run}, enabled: true}}\n  c: {{run: 'hostjobs:good', every: 1h}}\n"
+    (directory / "jobs.yaml").write_text(text)
+    off = layers.merge([layers.packaged(), layers.from_arguments({"telemetryEnabled": False})])
+    found = reader.load(directory / "jobs.yaml", off, allow=["hostjobs"], now=NOW)
+    assert [(spec.id, spec.enabled) for spec in found.specs] == [("a", False), ("b", False), ("c", True)]
+    said_here = load(directory, f"telemetry: {{enabled: no}}\n{text}")
+    assert [spec.enabled for spec in said_here.specs] == [False, False, True]
+
+
+@pytest.mark.parametrize("written", ["", "null", "~"])
+def test_a_switch_that_is_left_open_is_a_mistake(directory: Path, written: str) -> None:
+    """``enabled:`` with nothing behind it does not count as on."""
+    found = load(directory, f"jobs:\n  a:\n    run: {TELEMETRY}:startup\n    when: start\n    enabled: {written}\n")
+    assert "enabled: " in found.problems[0].message
+    assert "expected true or false" in found.problems[0].message

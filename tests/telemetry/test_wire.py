@@ -170,7 +170,7 @@ def test_preview_is_what_is_sent(installation: Installation, receiver: PostHogSe
     """``lifebeat preview`` shows the properties that go over the wire, and makes no connection."""
     code, out, err = installation.run("preview", "--json", "--config", "config", "--set", "appVersion=1.4.2")
     assert (code, err) == (0, "")
-    shown = [json.loads(line) for line in out.splitlines()]
+    shown = json.loads(out)
     assert [one["event"] for one in shown] == list(MORE)
     for one in shown:
         assert set(one["properties"]) == {"instance_id", *COMMON, *MORE[one["event"]]}

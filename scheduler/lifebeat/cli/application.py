@@ -72,15 +72,21 @@ class Application(lifecycle.Application):
         """Return what a job gets, for a command that waits for no other process for longer than ``timeout``."""
         return super().context(job_id, timeout=timeout, **options)
 
+    @property
+    def is_unknown(self) -> bool:
+        """Return whether no application has run here, and this command is not an application's own."""
+        return self.source.arguments_label == NOBODY_YET
+
     def consent(self) -> Consent:
         """Return whether telemetry may record and send, as the application itself answers.
 
-        Its own modules need not be importable here: where one has run, it has checked its own jobs.
+        Its own modules need not be importable here, nor allowed where it is not known what it allows: an application
+        that runs has checked its own jobs.
         """
         found = self.load()
-        if self.record is not None:
-            missing = {one for one in found.host_problems if "run: there is no module" in one.message}
-            found = found._replace(problems=tuple(one for one in found.problems if one not in missing))
+        words = ("run: there is no module",) if self.record else ("is not allowed",) if self.is_unknown else ()
+        theirs = {one for one in found.host_problems if any(word in one.message for word in words)}
+        found = found._replace(problems=tuple(one for one in found.problems if one not in theirs))
         return consent.decide(self.settings, found)
 
     @property

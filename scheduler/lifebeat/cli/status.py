@@ -147,6 +147,8 @@ def _telemetry_in_words(application: Application, found: dict[str, Any]) -> str:
         return f"Paused {found['reason']}"
     settings = application.settings
     name = " ".join(filter(None, (settings.app_name, settings.app_version))) or "this application"
+    if application.is_unknown:
+        return "On, by what is written here; no application has run here yet, and what it passes in code is not known."
     if settings.api_key is None:
         return f"On, but {name} has no API key here, so nothing is sent; events stay in the local ledger."
     every = format_duration(settings.heartbeat_interval)

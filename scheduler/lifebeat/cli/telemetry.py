@@ -51,14 +51,29 @@ def preview(args: argparse.Namespace) -> int:
         hint = did_you_mean(args.event, bodies) or f" (there are: {', '.join(bodies)})"
         raise LifebeatError(f"there is no event {args.event!r}{hint}")
     if args.request:
-        console.say(telemetry.request_preview(context, args.event))
-        return DONE
-    for name, body in bodies.items():
-        if args.event in (None, name):
-            console.say(body if args.json else json.dumps(json.loads(body), indent=2))
+        shown = telemetry.request_preview(context, args.event)
+        console.say_json(_requests_as_list(shown)) if args.json else console.say(shown)
+    elif not args.json:
+        chosen = [body for name, body in bodies.items() if args.event in (None, name)]
+        console.say("\n".join(json.dumps(json.loads(body), indent=2) for body in chosen))
+    else:  # the exact bytes, also within a list
+        console.say(bodies[args.event] if args.event else f"[{_LINE.join(bodies.values())}]")
     return DONE
 
 
+def _requests_as_list(shown: str) -> list[dict[str, Any]]:
+    """Return requests for programs: the line, the headers, and the body before it is zipped."""
+    parts = shown.split("\n\n")
+    found = list[dict[str, Any]]()
+    for head, body in zip(parts[::2], parts[1::2], strict=True):
+        line, *headers = head.split("\n")
+        found.append(
+            {"request": line, "headers": dict(one.split(": ", 1) for one in headers), "body": json.loads(body)}
+        )
+    return found
+
+
+_LINE = ",\n"
 _COLUMNS = ("uuid", "event", "recorded_at", "state", "attempts", "next_attempt", "status", "answer", "finished_at")
 _TIMES = ("recorded_at", "next_attempt", "finished_at")
 _HEADINGS = ("recorded (UTC)", "event", "state", "since (UTC)", "attempts", "status", "answer")

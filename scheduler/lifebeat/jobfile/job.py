@@ -31,6 +31,7 @@ HEARTBEAT_FLOOR = timedelta(minutes=1)
 _SHORTEST = timedelta(seconds=1)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _REFERENCE = re.compile(r"\$\{([^{}$]*)\}")
+_NEVER_NULL = ("args", "enabled")  # nobody leaves a switch open to have it count as on
 _STARTUP, _HEARTBEAT, _SHUTDOWN = targets.SHIPPED
 
 Fields: TypeAlias = dict[str, tuple[Scalar, Node]]
@@ -121,7 +122,7 @@ class Job:
                 self._meant.update(FIELD_BY_NAME)
             elif name not in FIELD_BY_NAME:
                 self._unknown(key, node)
-            elif not self._is_refused(node) and (name == "args" or not node.is_null):
+            elif not self._is_refused(node) and (name in _NEVER_NULL or not node.is_null):
                 self._read_field(name, node)
 
     def _unknown(self, key: Scalar, node: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -92,6 +93,8 @@ def load(
         if len(files.problems) > MOST_PROBLEMS:
             break
     files.warnings += list(_look_at_all(path, specs, jobs)) if not files.problems else []
+    if settings.opted_out or files.opted_out:  # off covers telemetry's jobs, whatever the file says of them
+        specs = [replace(spec, enabled=False) if spec.is_telemetry else spec for spec in specs]
     return JobFile(path, tuple(specs), *files.sorted(path), files.opted_out)
 
 

@@ -103,6 +103,8 @@ class Membership:
         except Unavailable:
             if shared and not self.shares_id:
                 self.stand_alone()
+        if self.joined is not None:
+            self.put_on_record()
 
     def stand_alone(self) -> None:
         """Go on as an application of one process: who stands alone ends alone."""
