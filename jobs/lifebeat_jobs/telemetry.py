@@ -58,14 +58,13 @@ def heartbeat(context: JobContext) -> None:
 
 
 def shutdown(context: JobContext) -> None:
-    """Record that the application stopped, and deliver what waits within the time there is."""
-    deadline = _deadline(context)
+    """Record that the application stopped; ``leaving`` delivers it.
+
+    It belongs to its moment: where a kill leaves open whether it was recorded, the next start reports the same event.
+    """
     hours, days = events.hours_and_days(context.uptime)
     more = {"total_runtime_hours": hours, "total_runtime_days": days}
-    try:
-        _record(context, events.Shutdown, more, context.instant)
-    finally:  # a full disk keeps no event, but what it has can be delivered
-        _flush(context, deadline, all_waiting=False)
+    _record(context, events.Shutdown, more, context.instant, merges=True)
 
 
 def record(context: JobContext, kind: type[events.Event], **properties: Any) -> bool:
@@ -261,7 +260,7 @@ def flush(context: JobContext, timeout: timedelta | None) -> int:
 
 
 def leaving(context: JobContext) -> None:
-    """Deliver what is due, within time: this process stops, and those that go on may not have its disk."""
+    """Deliver what is due, within time: nothing of it is left to those that go on, who may not have this disk."""
     _flush(context, _deadline(context), all_waiting=False)
 
 

@@ -125,5 +125,5 @@ class JobModule(Protocol):
         ...
 
     def leaving(self, context: JobContext) -> None:
-        """Finish what only this process can: it stops while others of the application go on."""
+        """Deliver what is pending, within time: the application stops, or this process of it on its machine."""
         ...

@@ -221,8 +221,8 @@ class Lifebeat:
         Returns:
             Whether it is over.
         """
+        self._stop(on_loop=self._registry.is_loop_bound)  # first: who has stopped registers nothing more
         self._registry.unlisten()
-        self._stop(on_loop=self._registry.is_loop_bound)
         return self._life is None or self._life.wait(timeout)
 
     def stop_scheduler(self) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import sqlite3
 import sys
 import threading
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +18,7 @@ import pytest
 from hosts import eventually
 from lifebeat import ConfigError, history
 from lifebeat.lifecycle.application import Application
+from lifebeat.lifecycle.ending import LOOP_WAIT
 from lifebeat.lifecycle.life import Life
 from lifebeat.log import get_logger
 from lifebeat.once.alone import Alone
@@ -22,12 +27,14 @@ from lifebeat.once.protocol import Busy, CannotCoordinate, Joined, Unavailable, 
 from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import FakeClock
+from lifebeat_jobs import telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import timedelta
     from pathlib import Path
 
+    from lifebeat.clock import Moment
     from lifebeat.context import JobContext
     from lifebeat.jobfile.spec import JobSpec
     from lifebeat.once.protocol import Coordinator
@@ -712,17 +719,15 @@ def test_a_run_that_an_engine_brings_while_one_is_under_way(
 class Slow(Alone):
     """A coordinator whose server does not answer."""
 
-    def leave(self, timeout: float) -> bool:  # noqa: ARG002 - it is the point that it is not kept
+    def leave(self, timeout: float) -> Moment:
         released.wait(30)
-        return True
+        return super().leave(timeout)
 
 
 def test_a_stop_is_over_in_time_whatever_the_coordinator_does(config: Path) -> None:
     """A disk or a server that does not answer does not hold up a stop beyond its deadline."""
     released.clear()
-    (config / "jobs.yaml").write_text(
-        "jobs:\n  z: {run: 'lifebeat_jobs.telemetry:shutdown', when: shutdown, once: application}\n"
-    )
+    (config / "jobs.yaml").write_text(TELEMETRY)
     process = Process(config, FakeClock(), telemetryShutdownTimeout="500ms", telemetryHost="http://127.0.0.1:9")
     process.start(lambda _: Slow(process.clock))
     started = time.monotonic()
@@ -730,6 +735,62 @@ def test_a_stop_is_over_in_time_whatever_the_coordinator_does(config: Path) -> N
     taken = time.monotonic() - started
     released.set()
     assert taken < 0.5 + 0.25
+
+
+TELEMETRY = """jobs:
+  z: {run: 'lifebeat_jobs.telemetry:shutdown', when: shutdown, once: application}
+"""
+
+
+def shutdowns(process: Process) -> list[str]:
+    """The shutdown events on record: when each was."""
+    found = telemetry.entries(process.application.context("log"), 10)
+    return [json.loads(one["body"])["timestamp"] for one in found if one["event"] == "shutdown"]
+
+
+def test_a_stop_on_a_loop_returns_when_the_end_is_on_record(config: Path) -> None:
+    """However long that takes within the stop's time: what comes after it may be a signal that ends the process."""
+    (config / "jobs.yaml").write_text(TELEMETRY)
+    process = Process(config, telemetryShutdownTimeout="9s").start()
+    assert process.life is not None
+    database = config / "lifebeat/lifebeat.sqlite3"
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as busy:
+        busy.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(LOOP_WAIT + 0.3, busy.execute, ["COMMIT"])
+        timer.start()
+        process.life.stop(on_loop=True)
+        assert len(shutdowns(process)) == 1
+        timer.join()
+
+
+class Killed(FileCoordinator):
+    """A process that is killed in its stop: as soon as its end is recorded, or as soon as it has left."""
+
+    def __init__(self, directory: Path, clock: FakeClock, *, records: bool) -> None:
+        super().__init__(directory, clock=clock)
+        self._records = records
+
+    def leave(self, timeout: float) -> Moment | None:
+        left = super().leave(timeout)
+        return left if self._records else self.close()
+
+    def finish(self, timeout: float) -> None:
+        del timeout
+        self.close()
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_an_end_that_a_kill_cut_short_is_reported_once(config: Path, *, records: bool) -> None:
+    """The next start reports it with its own time, and the same event if it was recorded after all."""
+    (config / "jobs.yaml").write_text(TELEMETRY)
+    process = Process(config)
+    ended = process.clock.time()
+    process.start(lambda _: Killed(config / "lifebeat", process.clock, records=records)).stop()
+    assert len(shutdowns(process)) == records
+    process.clock.advance(3600)
+    Process(config, process.clock).start().stop()
+    _, first = shutdowns(process)
+    assert datetime.fromisoformat(first).timestamp() == pytest.approx(ended, abs=0.01)
 
 
 def test_a_stop_from_inside_a_shutdown_job_returns(config: Path) -> None:
@@ -762,7 +823,7 @@ class Lost(Alone):
         super().join(timeout)
         raise Unavailable("the connection was cut")
 
-    def leave(self, timeout: float) -> bool:
+    def leave(self, timeout: float) -> Moment:
         self.left = True
         return super().leave(timeout)
 

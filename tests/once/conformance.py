@@ -149,7 +149,17 @@ class _Body:
         return self.coordinator.drain(timeout)
 
     def leave(self, timeout: float = 30.0) -> bool:
-        return self.coordinator.leave(timeout)
+        last = self.depart(timeout)
+        if last:
+            self.finish(timeout)
+        return last
+
+    def depart(self, timeout: float = 30.0) -> bool:
+        """Leave, and report no end."""
+        return self.coordinator.leave(timeout) is not None
+
+    def finish(self, timeout: float = 30.0) -> None:
+        self.coordinator.finish(timeout)
 
     def close(self) -> None:
         self.coordinator.close()

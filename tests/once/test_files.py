@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from lifebeat.once.protocol import Unavailable
 from lifebeat.testing import FakeClock
 
 if TYPE_CHECKING:
+    from conformance import Start
     from lifebeat.once.protocol import Coordinator
 
 
@@ -35,6 +37,24 @@ class TestFiles(Conformance):
     @pytest.fixture
     def arguments(self, tmp_path: Path) -> list[str]:
         return [str(tmp_path / "state")]
+
+    def leave_unfinished(self, start: Start) -> str:
+        """Kill the last process in its stop, after it has left and before the end is recorded."""
+        killed = start()
+        run: str = killed.ask("join")["run"]
+        assert killed.ask("depart") is True
+        killed.signal(signal.SIGKILL)
+        return run
+
+    def test_nobody_joins_before_an_end_is_reported(self, start: Start) -> None:
+        """Who joins while the last process reports its end waits for that, and then learns of no unfinished run."""
+        last, later = start(), start()
+        last.ask("join")
+        assert last.ask("depart") is True
+        assert "unavailable" in later.ask("join", 0.2)
+        last.ask("finish")
+        joined = later.ask("join")
+        assert (joined["first"], joined["unfinished"]) == (True, None)
 
 
 WORKERS = """
@@ -63,11 +83,11 @@ def old():
     joined = coordinator.join(20)
     os.write(ready, b".")
     os.read(go, 1)
-    print(joined.first, coordinator.leave(5), joined.run)
+    print(joined.first, coordinator.leave(5) is not None, joined.run)
 
 def new():
     joined = coordinator.join(20)
-    print(joined.first, joined.run, joined.unfinished and joined.unfinished.run, coordinator.leave(5))
+    print(joined.first, joined.run, joined.unfinished and joined.unfinished.run, coordinator.leave(5) is not None)
 
 is_ready, ready = os.pipe()
 go, let_go = os.pipe()

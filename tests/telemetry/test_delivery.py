@@ -250,6 +250,7 @@ def test_what_waits_goes_along(application: Application, receiver: PostHogServer
     receiver.answer(503, times=1)
     assert (deliver(application), deliver(application)) == (0, 0)
     telemetry.shutdown(application.context(timeout=5))
+    telemetry.leaving(application.context(timeout=5))
     assert receiver.names() == ["startup", "shutdown"]
     assert [len(batch) for batch in sent(receiver)] == [1, 2]
     assert sent(receiver)[1][0] == first
@@ -557,6 +558,7 @@ def test_what_cannot_be_recorded_is_kept_and_delivered_later(
     blocked.unlink()
     application.clock.advance(HOUR)
     telemetry.shutdown(application.context(timeout=5))
+    telemetry.leaving(application.context(timeout=5))
     assert receiver.names() == ["startup", "test_delivery_sorted", "shutdown"]
     assert datetime.fromisoformat(receiver.events[0]["timestamp"]) == happened
     assert "sends anonymous telemetry" in caplog.text

@@ -55,6 +55,7 @@ def test_uptime_is_by_boot_time(application: Application, receiver: PostHogServe
     application.clock.jump(10 * 365 * 86400)
     telemetry.heartbeat(context)
     telemetry.shutdown(context)
+    telemetry.leaving(context)
     heartbeat, shutdown = (event["properties"] for event in receiver.events)
     assert (heartbeat["uptime_hours"], heartbeat["uptime_days"]) == (51, 2)
     assert (shutdown["total_runtime_hours"], shutdown["total_runtime_days"]) == (51, 2)
@@ -121,7 +122,7 @@ def test_a_stop_and_an_operator_do_not_wait_for_that(application: Application, r
     telemetry.startup(application.context())
     for deliver in (
         lambda: telemetry.flush(application.context(), None),
-        lambda: telemetry.shutdown(application.context()),
+        lambda: telemetry.leaving(application.context()),
     ):
         application.clock.reboot(3600)
         Delivery(application.context(), application.outbox, draw=lambda: 1.0).run()
@@ -200,7 +201,8 @@ def test_paused_records_sends_and_deletes_nothing(application: Application, rece
     application.record(1)
     context = application.context(timeout=1)
     paused = replace(context, read_consent=lambda: replace(context.read_consent(), state="paused"))
-    for job in (telemetry.startup, telemetry.heartbeat, telemetry.shutdown, telemetry.withdrawn):
+    jobs = (telemetry.startup, telemetry.heartbeat, telemetry.shutdown)
+    for job in (*jobs, telemetry.leaving, telemetry.withdrawn):
         job(paused)
     telemetry.flush(paused, timedelta(seconds=1))
     assert [entry.state for entry in application.ledger().values()] == ["waiting"]

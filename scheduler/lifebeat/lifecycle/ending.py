@@ -1,4 +1,4 @@
-"""The stop of a life, against one deadline: drain → start jobs that never ran → leave → shutdown jobs if last."""
+"""The stop of a life, against one deadline: drain → start jobs that never ran → leave → shutdown jobs → deliver."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lifebeat.lifecycle.application import offers
 from lifebeat.lifecycle.plan import is_shared
+from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.schedule.triggers import AtShutdown, AtStart
 from lifebeat.storage import threads
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from lifebeat.clock import Deadline
+    from lifebeat.clock import Deadline, Moment
     from lifebeat.history import History
     from lifebeat.jobfile.spec import JobSpec
     from lifebeat.lifecycle.application import Application
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 MARGIN = 0.1  # seconds that a stop may last beyond its deadline, for threads to be woken
 LEAVE_SHARE = 0.5  # of what is left of a stop's time
-LOOP_WAIT = 0.5  # seconds that a stop may hold up an event loop
+LOOP_WAIT = 0.5  # seconds that a stop may hold up an event loop, if the end is on record by then
 LOOP_LEAVE = 0.3  # of them, as servers such as uvicorn end the process by the signal as soon as the loop goes on
 
 
@@ -44,7 +45,7 @@ class Ending:
         call: Runs a job.
         deadline: Until when telemetry has time; the host's own shutdown jobs have their own.
         until: Until when anybody waits for the end of the stop.
-        has_left: Set when it is known whether this was the last process.
+        recorded: Set when the end is on record, if it is this process's to report.
         finished: Set when all is done.
     """
 
@@ -57,7 +58,7 @@ class Ending:
     call: Callable[[JobSpec, datetime, timedelta | None], object]
     deadline: Deadline
     until: Deadline
-    has_left: threading.Event = field(default_factory=threading.Event)
+    recorded: threading.Event = field(default_factory=threading.Event)
     finished: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, at_most: float | None = None) -> bool:
@@ -66,12 +67,10 @@ class Ending:
         return self.finished.wait(left if at_most is None else min(at_most, left))
 
     def wait_on_loop(self) -> bool:
-        """Wait for half a second, or until the end is on record: then the server may end the process at once."""
-        over = self.wait(LOOP_WAIT)
-        if not over and not self.has_left.is_set():
-            self.has_left.wait(self.until.left)
-            over = self.wait(LOOP_WAIT)
-        return over
+        """Wait for half a second, and until the end is on record: then the server may end the process at once."""
+        if not self.wait(LOOP_WAIT):
+            self.recorded.wait(self.until.left)
+        return self.finished.is_set()
 
     def say_overdue(self) -> None:
         """Say that the end may stay unreported; beside the caller, whose log may be what takes long."""
@@ -92,12 +91,12 @@ class Ending:
                 self.membership.join_late(self.deadline.left / 4, shared=any(map(is_shared, self.specs)))
             self._run_start_jobs()
             leaving = self.deadline.left * LEAVE_SHARE
-            last = self.membership.leave(min(leaving, LOOP_LEAVE) if on_loop else leaving)
-            self.has_left.set()
-            self._run_shutdown_jobs(last=last)
+            left = self.membership.leave(min(leaving, LOOP_LEAVE) if on_loop else leaving)
+            self._run_shutdown_jobs(left)
         except Exception:
             self.application.logger.exception("the stop failed")
         finally:
+            self.recorded.set()
             self.history.close(self.deadline.left)
             self.membership.close()
             self.finished.set()
@@ -109,40 +108,49 @@ class Ending:
             if isinstance(spec.trigger, AtStart) and (not is_shared(spec) or (joined is not None and joined.first)):
                 self._quietly(spec, partial(self.run_start_job, spec, self.application.now()))
 
-    def _run_shutdown_jobs(self, *, last: bool) -> None:
-        """Run telemetry's within the deadline, and beside them the host's, each within its own time."""
+    def _run_shutdown_jobs(self, left: Moment | None) -> None:
+        """Record the end and deliver within the deadline, and run the host's jobs beside, each within its own time."""
         ends = [spec for spec in self.specs if isinstance(spec.trigger, AtShutdown)]
-        mine = [spec for spec in ends if last or not is_shared(spec)]
+        mine = [spec for spec in ends if left is not None or not is_shared(spec)]
+        hosts = [spec for spec in mine if not spec.is_telemetry]
+        at = self.application.now() if left is None else to_datetime(int(left.wall * SECOND))
         done = threading.Event()
 
         def work() -> None:
             try:
                 for spec in mine:
                     if spec.is_telemetry:
-                        self._quietly(spec, partial(self._call, spec))
-                self._leave_behind([spec for spec in ends if spec.is_telemetry and spec not in mine])
+                        self._quietly(spec, partial(self._call, spec, at))
+                if left is not None:
+                    self.membership.finish(self.deadline.left)
+                self.recorded.set()
+                for spec in ends:
+                    if spec.is_telemetry and (spec in mine or self.membership.shares_id):
+                        self._quietly(spec, partial(self._deliver, spec))
             finally:
+                self.recorded.set()
                 done.set()
 
-        hosts = [spec for spec in mine if not spec.is_telemetry]
         if not hosts or not threads.start("shutdown", work, timeout=self.deadline.left / 4):
             work()
+        self.recorded.wait(self.deadline.left)  # an end that stays unreported is the next start's, with its jobs
         for spec in hosts:
-            self._quietly(spec, partial(self._call, spec))
+            self._quietly(spec, partial(self._call, spec, at))
         done.wait(self.deadline.left)
 
-    def _leave_behind(self, specs: list[JobSpec]) -> None:
-        """Others of the application go on, on machines that may not have what is pending on this one's disk."""
-        if self.membership.shares_id:
-            for leaving in offers(specs, "leaving"):
-                leaving(self.application.context("leaving", timeout=timedelta(seconds=self.deadline.left)))
+    def _deliver(self, spec: JobSpec) -> None:
+        """Deliver what is pending; also where others go on, on machines that may not have it on their disk."""
+        for leaving in offers([spec], "leaving"):
+            leaving(self.application.context("leaving", timeout=self._time_of(spec)))
 
-    def _call(self, spec: JobSpec) -> None:
-        timeout = spec.timeout
-        if spec.is_telemetry:
-            left = timedelta(seconds=max(self.deadline.left, 0.05))
-            timeout = left if timeout is None else min(timeout, left)
-        self.call(spec, self.application.now(), timeout)
+    def _call(self, spec: JobSpec, at: datetime) -> None:
+        self.call(spec, at, self._time_of(spec))
+
+    def _time_of(self, spec: JobSpec) -> timedelta | None:
+        if not spec.is_telemetry:
+            return spec.timeout
+        left = timedelta(seconds=max(self.deadline.left, 0.05))
+        return left if spec.timeout is None else min(spec.timeout, left)
 
     def _quietly(self, spec: JobSpec, work: Callable[[], object]) -> None:
         try:

@@ -3,7 +3,7 @@
 start:   register the process's own jobs → in the background: make the ID, join (again until it works)
 joined:  what an earlier run left unfinished → start jobs if first → register shared jobs, make up for missed ones
 edit:    read and check → apply whole, or refuse whole and say so
-stop:    one deadline → drain → start jobs that never ran → leave → shutdown jobs if last → close
+stop:    one deadline → drain → start jobs that never ran → leave → shutdown jobs if last → deliver → close
 """
 
 from __future__ import annotations

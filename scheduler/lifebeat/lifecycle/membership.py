@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import threading
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from lifebeat.once.protocol import CannotCoordinate, Unavailable
 from lifebeat.storage import threads
 
 if TYPE_CHECKING:
+    from lifebeat.clock import Moment
     from lifebeat.lifecycle.application import Application
     from lifebeat.once.protocol import Coordinator, Joined, RunInstant
 
@@ -172,8 +174,8 @@ class Membership:
         """Wait for runs that an engine brought here."""
         self._coordinator.drain(timeout)
 
-    def leave(self, timeout: float) -> bool:
-        """Leave, and return whether this was the last process, so that the end is its to report.
+    def leave(self, timeout: float) -> Moment | None:
+        """Leave, and return when, if this was the last process, so that the end is its to report.
 
         Also a process that has not joined leaves: the join may have been made, and its answer lost.
         """
@@ -182,7 +184,12 @@ class Membership:
         except (Unavailable, CannotCoordinate) as error:
             if self.joined is not None:
                 self._application.logger.warning("the end of the application may stay unreported: %s", error)
-            return False
+            return None
+
+    def finish(self, timeout: float) -> None:
+        """Note that the end has been reported; where that cannot be noted, the next start reports the same event."""
+        with contextlib.suppress(Unavailable):
+            self._coordinator.finish(timeout)
 
     def close(self) -> None:
         """Give back what was opened."""

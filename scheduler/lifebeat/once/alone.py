@@ -9,7 +9,7 @@ from lifebeat.clock import now
 from lifebeat.once.protocol import Joined
 
 if TYPE_CHECKING:
-    from lifebeat.clock import Clock
+    from lifebeat.clock import Clock, Moment
     from lifebeat.once.protocol import Exchange, RunInstant
 
 
@@ -21,6 +21,7 @@ class Alone:
     """
 
     def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._joined = Joined(first=True, started=now(clock), run=os.urandom(16).hex())
 
     def start(self, run: RunInstant, exchange: Exchange) -> None:
@@ -51,9 +52,12 @@ class Alone:
         """Return true."""
         return True
 
-    def leave(self, timeout: float) -> bool:  # noqa: ARG002 - there is no other to wait for
-        """Return true."""
-        return True
+    def leave(self, timeout: float) -> Moment:  # noqa: ARG002 - there is no other to wait for
+        """Return the present moment."""
+        return now(self._clock)
+
+    def finish(self, timeout: float) -> None:
+        """Note nothing."""
 
     def close(self) -> None:
         """Have nothing to give back."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from lifebeat.clock import Clock
+    from lifebeat.clock import Clock, Moment
     from lifebeat.once.protocol import Exchange, Joined, RunInstant
     from lifebeat.storage.sqlite import Access, Connection
 
@@ -90,23 +90,34 @@ class FileCoordinator:
             self._joined = joined
         return self._joined
 
-    def leave(self, timeout: float) -> bool:
-        """Leave the application within ``timeout`` seconds; return whether this was the last process.
+    def leave(self, timeout: float) -> Moment | None:
+        """Leave the application within ``timeout`` seconds; return when, if this was the last process.
 
-        Where the database cannot be used, being alone is all that can be known, and is the answer.
+        Where the database cannot be used, being alone is all that can be known, and is the answer. The last process
+        keeps the lock, so that nobody joins before the end is reported, or this process dead.
         """
         if self._joined is None:
-            return False
+            return None
         deadline = time.monotonic() + timeout
         patient_until = time.monotonic() + min(timeout / 2, _PATIENCE)
+        left, last = clocks.now(self._clock), None
         try:
-            while (last := self._change(partial(self._try_to_leave, patient_until), deadline)) is None:
+            while (last := self._change(partial(self._try_to_leave, left, patient_until), deadline)) is None:
                 time.sleep(_POLL)
         except Unavailable:
             last = bool(self._joined) and self._lock.acquire()  # it may be out, and only the commit have failed
         finally:
+            if not last:
+                self.close()
+        self._joined = None
+        return left if last else None
+
+    def finish(self, timeout: float) -> None:
+        """Note that the end of the run has been reported, and let others join."""
+        try:
+            self._run(rows.finish, "update", None, timeout=timeout)
+        finally:
             self.close()
-        return last
 
     def agree(self, candidate: str) -> str:
         """Return the instance ID that all processes agree on: the candidate, a UUID, if there was none."""
@@ -161,16 +172,15 @@ class FileCoordinator:
             return None
         return rows.join(connection, alone=alone, now=clocks.now(self._clock))
 
-    def _try_to_leave(self, patient_until: float, connection: Connection) -> bool | None:
+    def _try_to_leave(self, left: Moment, patient_until: float, connection: Connection) -> bool | None:
         """Return whether this was the last; ``None`` if it is too early to say, and this process is still in."""
         if self._joined is None:  # it was out already, when the file was moved away
             return False
-        now = clocks.now(self._clock)
         if not self._lock.acquire():
             self.close()  # now, or the next to leave would still find us in
-            rows.leave_to_others(connection, now)
+            rows.leave_to_others(connection, clocks.now(self._clock))
             return False
-        last = rows.leave(connection, now, self._clock, may_wait=time.monotonic() < patient_until)
+        last = rows.leave(connection, left, self._clock, may_wait=time.monotonic() < patient_until)
         if last is None:
             self._lock.acquire(shared=True)
         return last

@@ -124,8 +124,15 @@ class Coordinator(Protocol):
         """Begin no more runs and wait for those that an engine brought here; return whether all have ended."""
         ...
 
-    def leave(self, timeout: float) -> bool:
-        """Leave the application within ``timeout`` seconds; return whether this was the last process."""
+    def leave(self, timeout: float) -> Moment | None:
+        """Leave the application within ``timeout`` seconds; return when, if this was the last process.
+
+        The end of the run is then the caller's to report.
+        """
+        ...
+
+    def finish(self, timeout: float) -> None:
+        """Note that the end has been reported; of a process that died before, the next to join learns of the run."""
         ...
 
     def close(self) -> None:

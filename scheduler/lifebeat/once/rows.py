@@ -52,13 +52,13 @@ SCHEMA = {
 
 
 class Run(NamedTuple):
-    """The current run; what follows ``ended`` is set while it is left to successors.
+    """The current run; what follows ``left`` is set while it is left to successors.
 
     Attributes:
         id: Its random ID.
         started: When its first process joined.
-        ended: Whether its last process has left for good.
-        left: When its last process left it to successors.
+        ended: Whether its end has been reported.
+        left: When its last process left it, to successors or for good.
         world: Where ``ticks`` and ``successors`` are counted.
         ticks: When that was, in clock ticks since the machine started.
         successors: Who was seen to be starting then.
@@ -81,7 +81,7 @@ class Run(NamedTuple):
 
     @property
     def unfinished(self) -> Unfinished | None:
-        """Return the run, if it was left to successors and none has continued it."""
+        """Return the run, if it was left, and neither continued by a successor nor reported as ended."""
         return None if self.left is None else Unfinished(self.id, _moment(self.started), _moment(self.left))
 
 
@@ -112,7 +112,7 @@ def leave_to_others(connection: Connection, now: Moment) -> None:
     connection.execute("UPDATE run SET others_left = ?", (_text(now),))
 
 
-def leave(connection: Connection, now: Moment, clock: Clock, *, may_wait: bool) -> bool | None:
+def leave(connection: Connection, left: Moment, clock: Clock, *, may_wait: bool) -> bool | None:
     """Leave alone, and return whether the run ends; it does not if others are starting, to whom it is left.
 
     ``None`` if it ``may_wait`` and it is too early to say: others have just left, and if they were recycled, their
@@ -122,12 +122,17 @@ def leave(connection: Connection, now: Moment, clock: Clock, *, may_wait: bool) 
     if run is None or not successors:
         if may_wait and run is not None and world is not None and _others_left_lately(connection, clock):
             return None
-        connection.execute("UPDATE run SET ended = 1")
+        connection.execute("UPDATE run SET left = ?", (_text(left),))
         return True
     seen = json.dumps([one.identity for one in successors])
-    values = (_text(now), world, processes.now(), seen)
+    values = (_text(left), world, processes.now(), seen)
     connection.execute("UPDATE run SET left = ?, world = ?, ticks = ?, successors = ?", values)
     return False
+
+
+def finish(connection: Connection) -> None:
+    """Note that the end of the run has been reported."""
+    connection.execute("UPDATE run SET ended = 1")
 
 
 def _others_left_lately(connection: Connection, clock: Clock) -> bool:

@@ -15,7 +15,7 @@ from lifebeat.storage import threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lifebeat.clock import Clock
+    from lifebeat.clock import Clock, Moment
     from lifebeat.log import Logger
     from lifebeat.once.protocol import Exchange, RunInstant
 
@@ -91,21 +91,25 @@ class CeleryCoordinator:
         self._agreed = self.shared.agree(self._agreed or candidate)
         return self._agreed
 
-    def leave(self, timeout: float) -> bool:
-        """Leave; return whether this was the last process."""
+    def leave(self, timeout: float) -> Moment | None:
+        """Leave; return when, if this was the last process."""
         if not self._has_asked:  # a join whose answer was lost is one all the same
-            return False
+            return None
 
-        def leave() -> bool:
+        def leave() -> Moment | None:
             with self._renewing:
                 self._joined = self._looked = None
-                return self.shared.leave(clocks.now(self._clock))
+                now = clocks.now(self._clock)
+                return now if self.shared.leave(now) else None
 
         answers = self._asked(leave, timeout)
         if not answers:
             raise Unavailable("Redis does not say whether this was the last process")
         self._has_asked = False
         return answers[0]
+
+    def finish(self, timeout: float) -> None:
+        """Do nothing: the run has ended as its last process left."""
 
     def _asked(self, question: Callable[[], T], timeout: float) -> list[T]:
         """Return the answer, empty where none came in time."""

@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from lifebeat.clock import Moment
+from lifebeat.clock import Moment, now
 from lifebeat.engines.procrastinate import membership
 from lifebeat.engines.procrastinate.database import QUEUE
 from lifebeat.engines.procrastinate.worker import TASK, Worker
@@ -140,10 +140,10 @@ class ProcrastinateCoordinator:
                 self._ask(lambda connection: membership.renew(connection, self._me), timeout / 4)
         return self._worker.drain(max(until - time.monotonic(), 0.0))
 
-    def leave(self, timeout: float) -> bool:
-        """Leave, and return whether this was the last process on any machine."""
+    def leave(self, timeout: float) -> Moment | None:
+        """Leave, and return when, if this was the last process on any machine."""
         if not self._has_asked:  # a join whose answer was lost is one all the same
-            return False
+            return None
 
         async def leave(app: procrastinate.App) -> bool:
             async with self._worker.renewing, cast("Connector", app.connector).transaction() as connection:
@@ -160,7 +160,10 @@ class ProcrastinateCoordinator:
                     raise
                 time.sleep(_POLL)
         self._joined, self._has_asked, self._me.is_leaving = None, False, False
-        return last
+        return now(self._clock) if last else None
+
+    def finish(self, timeout: float) -> None:
+        """Do nothing: the run has ended as its last process left."""
 
     def close(self) -> None:
         """Give back connections and the thread; returns at once."""
