@@ -260,6 +260,22 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("config")
 
 
+def test_the_year_ahead_is_the_same_on_every_engine(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process computes the instants of shared jobs itself, whatever coordinates them."""
+    shared = (config / "jobs.yaml").read_text().replace("24h", "24h, once: application")
+    (config / "jobs.yaml").write_text(shared)
+    years: list[Any] = []
+    for engine, database in (("apscheduler", ""), ("procrastinate", "postgresql://x/x"), ("celery", "redis://x/0")):
+        monkeypatch.setenv("LIFEBEAT_ENGINE", engine)
+        monkeypatch.setenv("LIFEBEAT_DATABASE", database)
+        assert cli.main(["plan", "--allow", "planned", "--json", "--count", "366"]) == 0
+        years.append([job["next"] for job in json.loads(capsys.readouterr().out)])
+    assert [len(one) for one in years[0]] == [366] * 3
+    assert years[0] == years[1] == years[2]
+
+
 def diff(*words: str) -> int:
     """Run ``lifebeat plan --diff``."""
     return cli.main(["plan", "--allow", "planned", "--diff", *words])

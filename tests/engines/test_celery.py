@@ -69,7 +69,7 @@ def test_every_instant_runs_once_on_every_kind_of_pool(installation: Installatio
     cluster = CeleryCluster(installation, redis.url, jobs=8, every="500ms", fields="coalesce: false")
     workers = [cluster.worker("-P", pool) for pool in ("prefork", "threads", "solo")]
     eventually(lambda: redis.client().zcard("lifebeat:{notes}:members") == 3, 50)
-    cluster.await_instants(6, 50)
+    cluster.await_instants(12, 60)
     said = [cluster.stop(worker) for worker in workers[:2]]
     # What those had taken from the queue and not begun is back in it, and run by the third.
     eventually(lambda: missed(cluster.runs(), 0.5) == [])
@@ -137,7 +137,7 @@ def test_worker_that_does_not_consume_the_queue_says_so(installation: Installati
     assert (redis.client().llen("celery"), redis.client().zcard("lifebeat:{notes}:waiting")) == (0, 0)
 
 
-OWN = "  own: {run: 'noting:note', every: 500ms}\n"
+OWN = "  own: {run: 'noting:note', every: 200ms}\n"
 
 
 # -- who is in ---------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_several_machines_are_one_application(
         for machine, pool in (("here", "solo"), ("there", "prefork"))
     ]
     eventually(lambda: redis.client().zcard("lifebeat:{notes}:members") == 2)
-    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 2, timeout=40)
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 3, timeout=40)
     said = [cluster.stop(workers[0])]
     beats = receiver.names().count("heartbeat")
     receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= beats + 2)
@@ -189,7 +189,7 @@ def test_web_pods_are_one_application(
         )
         for number in range(3)
     ]
-    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 2, timeout=40)
+    receiver.wait_for(lambda posthog: posthog.names().count("heartbeat") >= 3, timeout=40)
     eventually(lambda: redis.client().zcard("lifebeat:{notes}:members") == 3)
     assert receiver.names().count("startup") == 1
     _, out, err = installation.run("status", "--json", LIFEBEAT_ENGINE="celery", LIFEBEAT_DATABASE=redis.url)
@@ -276,7 +276,7 @@ def test_broker_without_a_redis_pauses_shared_jobs(installation: Installation, t
     host.conf.update(cluster.conf)
     host.send_task("app.own", ["hello"])
     eventually(lambda: cluster.own_tasks() == ["hello"])
-    eventually(lambda: len(cluster.runs()) >= 2)
+    eventually(lambda: len(cluster.runs()) >= 6)
     said = cluster.stop(worker)
     assert {run.job for run in cluster.runs()} == {"own"}
     assert said.count("app.conf.lifebeat_redis_url") == 1, said
@@ -286,13 +286,13 @@ def test_broker_without_a_redis_pauses_shared_jobs(installation: Installation, t
 def test_beat_is_not_touched(installation: Installation, redis: RedisServer, do_not_track: str) -> None:
     """A host's own beat sends its own schedule, by its own scheduler, telemetry on or off."""
     cluster = CeleryCluster(
-        installation, redis.url, jobs=1, every="500ms",
-        beat_schedule={"own": {"task": "app.own", "schedule": 0.5, "args": ["hello"]}},
+        installation, redis.url, jobs=1, every="200ms",
+        beat_schedule={"own": {"task": "app.own", "schedule": 0.2, "args": ["hello"]}},
     )  # fmt: skip
     beat = cluster.celery("beat", "--loglevel", "INFO", "--schedule", str(installation.directory / "beat"))
     cluster.worker("-P", "solo", DO_NOT_TRACK=do_not_track)
-    eventually(lambda: len(cluster.own_tasks()) >= 2)
-    cluster.await_instants(2, 40)
+    eventually(lambda: len(cluster.own_tasks()) >= 4)
+    cluster.await_instants(4, 40)
     assert "lifebeat" not in cluster.stop(beat)
     cluster.end()
 
@@ -320,10 +320,15 @@ def test_many_instants(installation: Installation, redis: RedisServer, workers: 
 
 @pytest.mark.soak
 def test_kills_and_freezes_miss_and_repeat_nothing(installation: Installation, redis: RedisServer) -> None:
-    """Workers are killed, stopped, frozen and started for minutes: none missed, none twice but what was cut off."""
+    """Workers are killed, stopped, frozen and started for minutes: none missed, none twice but what a kill cut off.
+
+    No run is in a worker's hands for longer than the broker waits before it gives it to another, however busy the
+    machine is. Who is killed while it looks for those of dead workers keeps others from looking for a while.
+    """
     cluster = CeleryCluster(
-        installation, redis.url, jobs=5, every="2s", fields="coalesce: false", broker_transport_options=REDELIVERY
-    )
+        installation, redis.url, jobs=5, every="2s", fields="coalesce: false",
+        broker_transport_options=REDELIVERY | {"visibility_timeout": 30, "unacked_mutex_expire": 10},
+    )  # fmt: skip
     for _ in range(4):
         cluster.worker()
     cluster.await_instants(2, 60)
@@ -342,11 +347,18 @@ def test_kills_and_freezes_miss_and_repeat_nothing(installation: Installation, r
             freeze(victim, random.uniform(2, 15))
         while len(cluster.processes) < 4:
             cluster.worker()
-    eventually(lambda: missed(cluster.runs(), 2.0) == [], 60)
+    until = time.time()  # what is due now may lie behind what others have fetched
+    eventually(lambda: missed([run for run in cluster.runs() if run.instant < until], 2.0) == [], 90)
     cluster.end()
     runs = cluster.runs()
-    print(f"\nchaos: {len(runs)} runs, {cut} kills and freezes, {len(twice(runs))} twice, {lateness(runs)}")
-    assert len(twice(runs)) <= cut
+    p50, p99 = lateness(runs)
+    print(
+        f"\n{cut} kills and freezes: {len(runs)} runs, twice {len(twice(runs))}, missed {len(missed(runs, 2.0))}",
+        end="",
+    )
+    print(f", late p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    # Such a run has written its line, and was killed before its end was noted.
+    assert {next(run.pid for run in runs if (run.job, run.instant) == one) for one in twice(runs)} <= cluster.killed
 
 
 @pytest.mark.soak

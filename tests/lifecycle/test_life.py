@@ -24,7 +24,7 @@ from lifebeat.log import get_logger
 from lifebeat.once.alone import Alone
 from lifebeat.once.files import FileCoordinator
 from lifebeat.once.protocol import Busy, CannotCoordinate, Joined, Unavailable, UnknownJob
-from lifebeat.schedule.instants import SECOND, to_datetime
+from lifebeat.schedule.instants import SECOND, to_datetime, to_instant
 from lifebeat.settings.source import ConfigSource
 from lifebeat.testing import FakeClock
 from lifebeat_jobs import telemetry
@@ -44,6 +44,7 @@ HOUR = 3600 * SECOND
 ran: list[tuple[str, datetime, datetime]] = []
 uptimes: list[timedelta] = []
 released = threading.Event()
+asked = threading.Event()
 
 
 def note(context: JobContext) -> None:
@@ -722,6 +723,34 @@ class Slow(Alone):
     def leave(self, timeout: float) -> Moment:
         released.wait(30)
         return super().leave(timeout)
+
+
+class Asking(Alone):
+    """A coordinator whose server takes its time."""
+
+    def claim(self, job_id: str, instant: int) -> bool:
+        asked.set()
+        assert released.wait(30)
+        return super().claim(job_id, instant)
+
+
+def test_an_instant_that_comes_during_a_slow_claim_is_not_skipped(config: Path) -> None:
+    """While a claim is asked for, nothing runs yet: the next instant is claimed as well, a little later."""
+    released.clear()
+    asked.clear()
+    jobs(config, "  a: {run: 'RUN', every: 1h, once: application, coalesce: false}\n")
+    clock = FakeClock()
+    process = Process(config, clock).start(lambda _: Asking(clock))
+    fire = process.scheduler.added["a"][1]
+    first = threading.Thread(target=fire, args=(to_datetime(HOUR),))
+    first.start()
+    assert asked.wait(10)
+    fire(to_datetime(2 * HOUR))
+    released.set()
+    first.join()
+    process.scheduler.work()
+    assert [to_instant(instant) for _, instant, _ in ran] == [HOUR, 2 * HOUR]
+    process.stop()
 
 
 def test_a_stop_is_over_in_time_whatever_the_coordinator_does(config: Path) -> None:

@@ -62,6 +62,7 @@ class CeleryCluster(Cluster):
     ) -> None:
         super().__init__(installation, url, jobs=jobs, every=every, telemetry=telemetry, fields=fields)
         (installation.directory / "app.py").write_text(APP)
+        self.killed: set[int] = set()
         self.conf = {"lifebeat_gone_after": 3, **conf}
 
     def celery(self, *args: str, **environ: str) -> subprocess.Popen[str]:
@@ -96,7 +97,9 @@ class CeleryCluster(Cluster):
 
     def kill_all_of(self, process: subprocess.Popen[str]) -> None:
         """Kill -9 a process and its children, as a machine does that loses power."""
-        for pid in [process.pid, *children(process.pid)]:
+        pids = [process.pid, *children(process.pid)]
+        self.killed |= {*pids}
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
         self.kill(process)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import socket
 import tempfile
 import warnings
 from pathlib import Path
@@ -31,6 +32,17 @@ class PostgreSQL:
     def url(self) -> str:
         """The server, with the schema that was there from the start."""
         return str(self._server.get_uri())
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self._directory / ".s.PGSQL.5432"
+
+    def connect(self) -> socket.socket:
+        """A connection to it, for a proxy."""
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(str(self.socket))
+        return made
 
     def schema(self) -> str:
         """The URL of a schema that nobody has used."""

@@ -43,6 +43,10 @@ class RedisServer:
         """Forget everything, as a server does that keeps nothing."""
         self.client().flushall()
 
+    def forget(self) -> None:
+        """Delete what it keeps over a restart."""
+        shutil.rmtree(self._directory / "appendonlydir", ignore_errors=True)
+
     def start(self) -> None:
         """Start it; what it was told before is there again."""
         self._process = subprocess.Popen(

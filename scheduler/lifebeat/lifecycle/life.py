@@ -91,6 +91,7 @@ class Life:
         self._begun: set[str] = set()
         self._ran: dict[tuple[str, int], None] = {}
         self._running: Counter[str] = Counter()
+        self._claiming: Counter[str] = Counter()
         self._ordered: dict[str, int] = {}
         self._refused: list[Problem] = []  # what was said of an edit last
         self._busy: set[str] = set()
@@ -269,23 +270,38 @@ class Life:
         with self._under_way(planned.spec) as has_room:
             if has_room:
                 return self._run_if_ours(planned.spec, at, by_hand=by_hand)
-        self.pass_over(job_id, at, late=False, by_hand=by_hand)
+        if self._claiming[job_id]:  # for seconds in an outage, and the run may be another process's
+            self._ask_again(planned.spec, at, by_hand=by_hand)
+        else:
+            self.pass_over(job_id, at, late=False, by_hand=by_hand)
         return None
 
     def _run_if_ours(self, spec: JobSpec, at: datetime, *, by_hand: bool) -> BaseException | None:
         job_id, instant = spec.id, to_instant(at)
         if not plans.is_shared(spec):
             return self.call(spec, at, by_hand=by_hand) if self._is_new(job_id, instant) else None
-        is_ours = self._membership.claim(job_id, instant)
+        is_ours = self._claim(job_id, instant)
         if is_ours is None:
-            name = f"{job_id}:again" if spec.coalesce and not by_hand else f"{job_id}:again:{instant}"
-            self._add_once(name, ASK_AGAIN, lambda _: self._fire(job_id, at, by_hand=by_hand))
+            self._ask_again(spec, at, by_hand=by_hand)
         elif is_ours:
             try:
                 return self.call(spec, at, by_hand=by_hand)
             finally:
                 self._membership.end(job_id, instant)
         return None
+
+    def _claim(self, job_id: str, instant: int) -> bool | None:
+        with self._lock:
+            self._claiming[job_id] += 1
+        try:
+            return self._membership.claim(job_id, instant)
+        finally:
+            with self._lock:
+                self._claiming[job_id] -= 1
+
+    def _ask_again(self, spec: JobSpec, at: datetime, *, by_hand: bool) -> None:
+        name = f"{spec.id}:again" if spec.coalesce and not by_hand else f"{spec.id}:again:{to_instant(at)}"
+        self._add_once(name, ASK_AGAIN, lambda _: self._fire(spec.id, at, by_hand=by_hand))
 
     @contextlib.contextmanager
     def _under_way(self, spec: JobSpec) -> Generator[bool]:
@@ -327,7 +343,8 @@ class Life:
             if has_room:
                 return self.call(spec, to_datetime(instant), by_hand=by_hand)
         instants = instants_of(spec.trigger, job_id=job_id, seed=planned.seed, started_at=self._started.wall)
-        if by_hand or not spec.coalesce or instants is None or instants.after(instant) is None:
+        is_last = instants is None or instants.after(instant) is None
+        if by_hand or not spec.coalesce or self._claiming[job_id] or is_last:
             raise Busy(f"job {job_id}: {spec.max_instances} under way")
         self.application.logger.warning("job %s: a run was skipped, as one is still running", job_id)
         self.pass_over(job_id, to_datetime(instant), late=False)
