@@ -31,6 +31,7 @@ DELIVERY = "telemetry:delivery"  # no job in a job file can have that ID
 SETTLING = timedelta(milliseconds=150)  # of the time for the last flush, kept for writing down what came of it
 ON_TIME = timedelta(minutes=1)
 _POLL = 0.02
+_NO_ID = "the instance ID cannot be stored; set telemetryInstanceId"
 _memory: dict[Path, Outbox] = {}
 
 
@@ -101,7 +102,7 @@ def _record(
     outbox = open_outbox(context)
     if context.instance_id is None:
         if outbox.note_once("no-id", str(context.clock.time())):
-            context.logger.warning("telemetry is off: the instance ID cannot be stored; set telemetryInstanceId")
+            context.logger.warning("nothing is recorded: the instance ID cannot be stored; set telemetryInstanceId")
         return False
     sent_as, age = context.instance_id, None
     try:
@@ -293,6 +294,7 @@ def status(context: JobContext) -> dict[str, Any]:
         "next_attempt": next_attempt(context, outbox),
         "dropped": waiting.dropped,
         "unaccepted": agreement.named(agreement.unaccepted(outbox, settings)),
+        "error": _NO_ID if consent.is_on and context.instance_id is None and context.state_dir is None else None,
     }
 
 

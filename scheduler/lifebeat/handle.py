@@ -13,7 +13,7 @@ from lifebeat.lifecycle.signals import sigterm_of_host
 from lifebeat.log import get_logger
 from lifebeat.registration.registry import Registry
 from lifebeat.registration.store import running_loop
-from lifebeat.storage import forks, threads
+from lifebeat.storage import forks, safe_file, threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from lifebeat.steering import Answer
 
     MakeCoordinator = Callable[[Application], Coordinator]
+
+_DAY = 86400.0
 
 
 class Lifebeat:
@@ -129,7 +131,8 @@ class Lifebeat:
         if self.is_idle():
             return 0
         context = self._application.context("flush")
-        return sum(flush(context, timedelta(seconds=timeout)) for flush in self._offered("flush", only_enabled=True))
+        length = timedelta(seconds=min(timeout, _DAY))
+        return sum(flush(context, length) for flush in self._offered("flush", only_enabled=True))
 
     def runs(self, job: str | None = None, limit: int = 1000) -> list[Run]:
         """Return the runs that are remembered, the newest first; empty where none is, or none can be read now.
@@ -240,7 +243,7 @@ class Lifebeat:
         from lifebeat.storage.state_dir import DATABASE_FILE
 
         state = record.state_dir(source, settings)
-        return state is None or not (state / DATABASE_FILE).exists()
+        return state is None or not safe_file.exists(state / DATABASE_FILE)
 
     @property
     def application(self) -> Application:
@@ -283,7 +286,7 @@ class Lifebeat:
         return self._made
 
     def _has_own_jobs(self) -> bool:
-        return self._source.job_file.exists() or self._source.overlay is not None
+        return safe_file.exists(self._source.job_file) or self._source.overlay is not None
 
     def _offered(self, name: str, *, only_enabled: bool = False) -> list[Callable[..., Any]]:
         from lifebeat.lifecycle.application import offers

@@ -153,7 +153,7 @@ def set_setting(config_dir: Path, name: str, written: str | None, *, state_dir: 
     try:
         parsed = key.kind.parse(written)
     except ValueError as error:
-        raise LifebeatError(f"{name}: {'the value' if key.secret else repr(written)} {error}") from None
+        raise LifebeatError(f"{name}: {key.shown(written)} {error}") from None
     edit.set_key(path, name, parsed if isinstance(parsed, bool | int) else written)
     if name == "telemetryEnabled" and parsed is True:
         record.end_opt_out(state_dir, SystemClock().time())

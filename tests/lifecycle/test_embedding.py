@@ -48,6 +48,19 @@ def test_status(scheduler: Any, installation: Installation, receiver: PostHogSer
     assert told["instance_id"] == receiver.events[0]["distinct_id"]
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "file/below"])
+def test_a_directory_that_cannot_be_looked_at_pauses_telemetry(
+    scheduler: Any, installation: Installation, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Whatever the system answers when it is asked for a file there, ``attach`` does not raise, and the host runs."""
+    (installation.directory / "file").touch()
+    installation.config = installation.directory / name
+    handle = attach(scheduler, installation)
+    scheduler.start()
+    assert handle.status()["telemetry"] == "paused"
+    assert "telemetry is paused until this is fixed" in caplog.text
+
+
 def test_preview(scheduler: Any, installation: Installation, receiver: PostHogServer) -> None:
     """``preview`` gives the events without sending anything, also while telemetry is off."""
     handle = attach(scheduler, installation, enabled=False)

@@ -311,10 +311,11 @@ def test_a_key_that_is_none(tmp_path: Path) -> None:
     """A personal key is refused, and what does not look like a project key is doubted; neither is shown."""
     found = read(tmp_path, environ={"TELEMETRY_API_KEY": "phx_secret"})
     assert "it is no project key" in str(found.problems[0])
-    doubted = read(tmp_path, environ={"TELEMETRY_API_KEY": "secret"})
-    assert (doubted.problems, doubted.api_key) == ((), "secret")
-    assert "does not look like a project key" in str(doubted.warnings[0])
-    assert "secret" not in f"{found.problems}{doubted.warnings}"
+    for key in ("secret", "phc_ secret", "phc_secret'"):
+        doubted = read(tmp_path, environ={"TELEMETRY_API_KEY": key})
+        assert (doubted.problems, doubted.api_key) == ((), key)
+        assert "does not look like a project key" in str(doubted.warnings[0])
+        assert "secret" not in f"{found.problems}{doubted.warnings}"
 
 
 def test_a_password_in_a_url_is_refused_and_not_shown(tmp_path: Path) -> None:

@@ -183,6 +183,18 @@ def test_mount_of_its_own_is_written_in_place(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"config.json", "source.json"}
 
 
+def test_what_is_no_file_stays_what_it_is(tmp_path: Path) -> None:
+    """A pipe, or a device such as ``/dev/full``, is written into; no file takes its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="No such device"):
+        safe_file.write(pipe, b"nobody reads")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert safe_file.write(pipe, b"read")
+    assert (os.read(reader, 9), pipe.is_fifo()) == (b"read", True)
+    os.close(reader)
+
+
 @root_only
 def test_file_in_a_directory_that_may_not_be_written(shared: Path) -> None:
     """Who may write the file but not the directory writes it in place."""

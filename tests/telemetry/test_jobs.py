@@ -185,7 +185,7 @@ def test_the_notice_comes_first_and_says_all(
     assert "DO_NOT_TRACK=1" in line
 
 
-def test_without_an_id_it_is_off_and_says_so_once(
+def test_without_an_id_nothing_is_recorded_and_that_is_said_once(
     application: Application, receiver: PostHogServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where no ID can be kept nothing is recorded."""
@@ -193,7 +193,7 @@ def test_without_an_id_it_is_off_and_says_so_once(
     for _ in range(2):
         telemetry.startup(context)
     assert receiver.connections == 0
-    assert [record.getMessage()[:18] for record in caplog.records] == ["telemetry is off: "]
+    assert [record.getMessage()[:21] for record in caplog.records] == ["nothing is recorded: "]
 
 
 def test_paused_records_sends_and_deletes_nothing(application: Application, receiver: PostHogServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import contextlib
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lifebeat.cli import console
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Command = Callable[[argparse.Namespace], int]
+
+
+DAY = 86400
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,15 +111,23 @@ def _add_shared(parser: argparse.ArgumentParser, **default: Any) -> None:
 
 def seconds(text: str) -> float:
     """Read a number of seconds: greater than zero, and an end in sight."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than zero")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) <= DAY:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds greater than zero, at most {DAY}")
 
 
 def count(text: str) -> int:
     """Read how many of something, from 1 up."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+
+
+def port(text: str) -> int:
+    """Read a port, with 0 for a free one."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := int(text)) < 2**16:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port; expected 0 to {2**16 - 1}")

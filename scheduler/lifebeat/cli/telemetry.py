@@ -124,6 +124,8 @@ def flush(args: argparse.Namespace) -> int:
         delivered = telemetry.flush(context, timeout)
     elif not consent.is_on:
         reason = f"telemetry is {consent}"
+    elif application.is_unknown:
+        reason = "no application has run here yet, and what it passes in code is not known"
     else:
         reason = "there is no API key here: set telemetryApiKey"
     if application.unseen:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lifebeat.cli import console
+from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE
 from lifebeat.errors import LifebeatError
 
@@ -31,7 +31,7 @@ def add_commands(line: CommandLine) -> None:
     viewing = line.add("view", view)
     viewing.add_argument("--export", metavar="FILE", help="write the page to this file, without buttons; - to print it")
     viewing.add_argument(
-        "--port", type=int, default=0, metavar="PORT", help="a port of your choice (default: a free one)"
+        "--port", type=options.port, default=0, metavar="PORT", help="a port of your choice (default: a free one)"
     )
 
 

@@ -21,6 +21,7 @@ from lifebeat.lifecycle.application import Application
 from lifebeat.log import get_logger
 from lifebeat.registration.registry import background_scheduler
 from lifebeat.settings.source import ConfigSource
+from lifebeat.storage import safe_file
 
 if TYPE_CHECKING:
     from lifebeat.jobfile.spec import JobFile
@@ -117,7 +118,7 @@ def live(config_dir: str, *allow: str) -> list[Attempt]:
     )
     application = TelemetryOnly(source, allow=allow, clock=SystemClock(), logger=get_logger())
     application.load()  # the modules of own jobs may do anything when they are imported
-    has_plan = source.job_file.exists() or source.overlay is not None
+    has_plan = safe_file.exists(source.job_file) or source.overlay is not None
     watcher = Watcher((SCHEDULER_THREAD, *(PLAN_THREADS if has_plan else ())))
     watcher.start()
     handle = attach_handle(scheduler, application)

@@ -32,7 +32,7 @@ from lifebeat.lifecycle.runner import Runner
 from lifebeat.once.protocol import Busy, Unavailable, UnknownJob
 from lifebeat.schedule.instants import MICROSECOND, SECOND, to_datetime, to_instant
 from lifebeat.schedule.triggers import AtShutdown, AtStart, instants_of
-from lifebeat.storage import forks, threads
+from lifebeat.storage import forks, safe_file, threads
 from lifebeat.storage import state_dir as statedir
 
 if TYPE_CHECKING:
@@ -537,7 +537,7 @@ class Life:
             return
         specs = [spec for spec in application.load().specs if spec.is_telemetry]
         context = application.context("withdrawn")
-        if context.state_dir is None or not (context.state_dir / statedir.DATABASE_FILE).exists():
+        if context.state_dir is None or not safe_file.exists(context.state_dir / statedir.DATABASE_FILE):
             return  # nothing is pending, and off makes no thread
         for withdrawn in offers(specs, "withdrawn"):
             self._background("withdrawn", partial(withdrawn, context))

@@ -79,7 +79,7 @@ def _parse_project_key(value: Any) -> str:
 
 
 def _doubt_project_key(key: str) -> str | None:
-    return None if key.startswith("phc_") else "does not look like a project key, phc_…; see PostHog's settings"
+    return None if re.fullmatch(r"phc_\w+", key) else "does not look like a project key, phc_…; see PostHog's settings"
 
 
 def _parse_url(value: Any) -> str:

@@ -70,6 +70,11 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - pathlib has none that follows no link
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is anything at a path; what this user cannot see is not there, where pathlib raises."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def read(path: Path, *, limit: int) -> bytes | None:
     """Return what is in a file, without ever waiting for a pipe or a device; ``None`` if there is no such file.
 
@@ -114,9 +119,10 @@ def fingerprint(path: Path) -> object:
 def write(path: Path, data: bytes, *, mode: int = _PRIVATE, unless: Callable[[], bool] | None = None) -> bool:
     """Make or replace a file: all of it is on the disk or nothing has changed, where a rename can be.
 
-    A link is followed and stays a link. A file that is there keeps its owner, mode and attributes; a new one belongs to
-    whom its directory belongs to. Where the directory cannot be written but the file can, or the file is a mount of
-    its own, it is written in place, and a power cut in that moment may leave half of it.
+    A link is followed and stays a link; a device or a pipe is written into. A file that is there keeps its owner, mode
+    and attributes; a new one belongs to whom its directory belongs to. Where the directory cannot be written but the
+    file can, or the file is a mount of its own, it is written in place, and a power cut in that moment may leave half
+    of it.
 
     Args:
         path: The file.
@@ -132,9 +138,13 @@ def write(path: Path, data: bytes, *, mode: int = _PRIVATE, unless: Callable[[],
         OSError: It cannot be written.
     """
     real = Path(os.path.realpath(path))
-    like = real.stat() if real.exists() else None
+    like = real.stat() if exists(real) else None
     if like is not None and not os.access(real, os.W_OK):
         _refuse_writing(real)
+    if like is not None and not stat.S_ISREG(like.st_mode):
+        with os.fdopen(os.open(real, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0) as file:
+            file.write(data)
+        return True
     try:
         with _temporary(real, data, mode, like) as made:
             if unless is not None and unless():

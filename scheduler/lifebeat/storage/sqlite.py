@@ -104,7 +104,9 @@ class Database:
     @property
     def exists(self) -> bool:
         """Return whether there is a file, or here something in memory."""
-        return self.path.exists() if self.path is not None else self._memory is not None and self._memory.is_filled
+        if self.path is not None:
+            return safe_file.exists(self.path)
+        return self._memory is not None and self._memory.is_filled
 
     def run(
         self,

@@ -75,7 +75,7 @@ def state_dir(
         path = _private(directory)
         reason = _refusal(path, create=create)
         if reason is None:
-            return StateDir(path, origin) if others is None or (path / DATABASE_FILE).exists() else others
+            return StateDir(path, origin) if others is None or safe_file.exists(path / DATABASE_FILE) else others
         if looking and others is None and os.path.isdir(path):  # noqa: PTH112 - raises nothing
             others = StateDir(path, origin)
         refused.append(f"{origin}, {safe_file.printable(path)!r}, {reason}")
@@ -198,7 +198,7 @@ def _private(directory: Path) -> Path:
     try:
         mode = directory.stat().st_mode
         is_public = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
-        return directory / FOLDER if is_public and not (directory / DATABASE_FILE).exists() else directory
+        return directory / FOLDER if is_public and not safe_file.exists(directory / DATABASE_FILE) else directory
     except (OSError, ValueError):
         return directory
 
