@@ -55,7 +55,7 @@ def test_a_directory_that_cannot_be_looked_at_pauses_telemetry(
     """Whatever the system answers when it is asked for a file there, ``attach`` does not raise, and the host runs."""
     (installation.directory / "file").touch()
     installation.config = installation.directory / name
-    handle = attach(scheduler, installation)
+    handle = attach(scheduler, installation, host=installation.receiver.url)
     scheduler.start()
     assert handle.status()["telemetry"] == "paused"
     assert "telemetry is paused until this is fixed" in caplog.text

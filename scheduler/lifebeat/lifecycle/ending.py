@@ -74,8 +74,13 @@ class Ending:
 
     def say_overdue(self) -> None:
         """Say that the end may stay unreported; beside the caller, whose log may be what takes long."""
-        words = "the stop took longer than telemetryShutdownTimeout; its shutdown event may be lost"
-        threads.within(MARGIN / 2, "say", partial(self.application.say_once, "overdue", words))
+
+        def say() -> None:
+            self.application.say_once(
+                "overdue", "the stop took longer than telemetryShutdownTimeout; its shutdown event may be lost"
+            )
+
+        threads.within(MARGIN / 2, "say", say)
 
     def run(self, caller: int, *, on_loop: bool) -> None:
         """Do all of it, in a thread whose caller waits no longer than it may.
