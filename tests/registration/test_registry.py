@@ -20,7 +20,7 @@ from lifebeat.registration.executor import MAX_THREADS
 from lifebeat.registration.registry import ALIAS, Registry
 from lifebeat.registration.triggers import InstantTrigger
 from lifebeat.schedule.instants import SECOND, Grid, Single, jitter_of, to_datetime, to_instant
-from lifebeat.schedule.triggers import Every
+from lifebeat.schedule.triggers import Cron, Every
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,6 +196,45 @@ def test_host_listeners_hear_of_runs(scheduler: Any) -> None:
     made.add_once("bad", timedelta(0), fail)
     eventually(lambda: len(heard) == 2)
     assert sorted(heard) == sorted([EVENT_JOB_EXECUTED, EVENT_JOB_ERROR])
+
+
+def test_printed_jobs_say_when_they_run(
+    scheduler: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """``print_jobs()`` and APScheduler's own warnings have the trigger in the words of the job file."""
+    gate = threading.Event()
+    made = registry(scheduler)
+    scheduler.start()
+    made.add(
+        spec("busy", timedelta(milliseconds=50)), Grid(SECOND // 20), no_jitter, lambda _: nothing(gate.wait(DEADLINE))
+    )
+    made.add(
+        JobSpec("nightly", "tests:nothing", Cron("0 3 * * 1-5", "Europe/Berlin")), Single(2**52), no_jitter, nothing
+    )
+    scheduler.print_jobs()
+    assert "nightly (trigger: cron 0 3 * * 1-5 (Europe/Berlin), next run at: " in capsys.readouterr().out
+    eventually(lambda: 'Execution of job "busy (trigger: every 50ms, ' in caplog.text)
+    gate.set()
+
+
+def test_the_page_of_flask_apscheduler_runs_a_job(scheduler: Any) -> None:
+    """Its REST interface lists the jobs and runs one of them at once, for the moment of that run."""
+    from flask import Flask
+    from flask_apscheduler import APScheduler
+
+    ran: list[datetime] = []
+    app = Flask(__name__)
+    app.config["SCHEDULER_API_ENABLED"] = True
+    rest = APScheduler(scheduler=scheduler, app=app)
+    made = registry(scheduler)
+    rest.start()
+    made.add(spec("tidy"), Grid(HOUR), no_jitter, ran.append)
+    client = app.test_client()
+    page: Any = client.get("/scheduler/jobs").json
+    [listed] = page
+    assert (listed["name"], listed["trigger"]) == ("tidy", "every 1h")
+    assert client.post(f"/scheduler/jobs/{listed['id']}/run").status_code == 200
+    assert abs((datetime.now(tz=UTC) - ran[0]).total_seconds()) < DEADLINE
 
 
 def test_a_job_that_exits_runs_again(scheduler: Any) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
-from lifebeat.cli.upcoming import in_words, phase_in_words, upcoming
-from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, Every
+from lifebeat.cli.upcoming import upcoming
+from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, Every, in_words, phase_in_words
 from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def as_dict(difference: Difference) -> dict[str, Any]:
         "from": difference.names[0],
         "to": difference.names[1],
         "same": not difference,
-        "added": [{"job": spec.id, "run": spec.run, "when": in_words(spec)} for spec in difference.added],
-        "removed": [{"job": spec.id, "run": spec.run, "when": in_words(spec)} for spec in difference.removed],
+        "added": [{"job": spec.id, "run": spec.run, "when": in_words(spec.trigger)} for spec in difference.added],
+        "removed": [{"job": spec.id, "run": spec.run, "when": in_words(spec.trigger)} for spec in difference.removed],
         "changed": [
             {
                 "job": one.job,
@@ -163,8 +163,8 @@ def as_text(difference: Difference) -> str:
     if not difference:
         return f"{first} and {second}: the same jobs, the same next runs"
     lines = [f"{first} -> {second}"]
-    lines += [f"+ {spec.id}: {in_words(spec)}, {spec.run}" for spec in difference.added]
-    lines += [f"- {spec.id}: {in_words(spec)}, {spec.run}" for spec in difference.removed]
+    lines += [f"+ {spec.id}: {in_words(spec.trigger)}, {spec.run}" for spec in difference.added]
+    lines += [f"- {spec.id}: {in_words(spec.trigger)}, {spec.run}" for spec in difference.removed]
     for one in difference.changed:
         lines.append(f"~ {one.job}")
         lines += [

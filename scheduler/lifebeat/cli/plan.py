@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lifebeat import steering
 from lifebeat.cli import console
-from lifebeat.cli.upcoming import Run, in_words, upcoming
+from lifebeat.cli.upcoming import Run, upcoming
+from lifebeat.schedule.triggers import in_words
 from lifebeat.settings.table import KEYS
 from lifebeat.text.durations import format_duration
 
@@ -105,7 +106,7 @@ def as_table(plan: Plan, now: float, count: int) -> str:
 
 
 def _when(spec: JobSpec, pause: Steering | None = None) -> str:
-    words = in_words(spec) if spec.enabled else f"{in_words(spec)} (off)"
+    words = in_words(spec.trigger) if spec.enabled else f"{in_words(spec.trigger)} (off)"
     return words if pause is None else f"{words} ({pause.in_words()})"
 
 

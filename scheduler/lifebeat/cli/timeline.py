@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from lifebeat.cli.upcoming import in_words, instants_to_come
+from lifebeat.cli.upcoming import instants_to_come
 from lifebeat.schedule.instants import MICROSECOND, SECOND, to_datetime
+from lifebeat.schedule.triggers import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +54,7 @@ def _signs(encoding: str) -> str:
 def _row(spec: JobSpec, instants: Instants | None, start: int, signs: str) -> str:
     label = spec.id if len(spec.id) <= LABEL else f"{spec.id[: LABEL - 2]}.."
     if instants is None:
-        return f"{label:<{LABEL}} {in_words(spec) if spec.enabled else 'off'}"[: LABEL + 1 + COLUMNS]
+        return f"{label:<{LABEL}} {in_words(spec.trigger) if spec.enabled else 'off'}"[: LABEL + 1 + COLUMNS]
     cells = _cells(instants, start, spec.jitter // MICROSECOND)
     return f"{label:<{LABEL}} {''.join(signs[level] for level in cells)}"
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from lifebeat.schedule.instants import MICROSECOND, SECOND, Instants, jitter_of, to_datetime, zone
-from lifebeat.schedule.triggers import At, AtShutdown, AtStart, Cron, Every, instants_of
+from lifebeat.schedule.triggers import At, Cron, instants_of
 from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:
@@ -123,24 +123,3 @@ def _is_moved(spec: JobSpec, at: datetime) -> bool:
             return moment.replace(tzinfo=None, fold=0) != at.replace(tzinfo=None, fold=0)
         case _:
             return False
-
-
-def in_words(spec: JobSpec) -> str:
-    """Return the trigger as the job file says it."""
-    match spec.trigger:
-        case AtStart():
-            return "at start"
-        case AtShutdown():
-            return "at shutdown"
-        case Every(interval, phase):
-            shifted = f", phase {phase_in_words(phase)}" if phase else ""
-            return f"every {format_duration(interval)}{shifted}"
-        case Cron(expression, timezone):
-            return f"cron {expression} ({timezone})"
-        case At(moment):
-            return f"at {moment.isoformat()}"
-
-
-def phase_in_words(phase: str | timedelta) -> str:
-    """Return the phase as the job file says it."""
-    return format_duration(phase) if isinstance(phase, timedelta) else phase

@@ -25,6 +25,7 @@ from apscheduler.jobstores.base import JobLookupError
 
 from lifebeat.registration.executor import ALIAS, DaemonExecutor
 from lifebeat.registration.store import Store, running_loop
+from lifebeat.schedule.triggers import in_words
 
 if TYPE_CHECKING:
     from lifebeat.jobfile.spec import JobSpec
@@ -133,7 +134,7 @@ class Registry:
         from lifebeat.registration.triggers import InstantTrigger
 
         trigger = InstantTrigger(
-            instants, jitter, coalesce=spec.coalesce, misfire_grace=spec.misfire_grace, words=spec.id
+            instants, jitter, coalesce=spec.coalesce, misfire_grace=spec.misfire_grace, words=in_words(spec.trigger)
         )
         self._add(spec.id, _Firing(run, trigger, is_hosts=not spec.is_telemetry), trigger=trigger, **_options(spec))
 

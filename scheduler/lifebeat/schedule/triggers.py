@@ -7,6 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lifebeat.schedule.instants import MICROSECOND, SECOND, Grid, Instants, Single, spread, to_datetime, to_instant
+from lifebeat.text.durations import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,26 @@ class At(NamedTuple):
 
 
 Trigger = AtStart | AtShutdown | Every | Cron | At
+
+
+def in_words(trigger: Trigger) -> str:
+    """Return the trigger as the job file says it."""
+    match trigger:
+        case AtStart():
+            return "at start"
+        case AtShutdown():
+            return "at shutdown"
+        case Every(interval, phase):
+            return f"every {format_duration(interval)}{f', phase {phase_in_words(phase)}' if phase else ''}"
+        case Cron(expression, timezone):
+            return f"cron {expression} ({timezone})"
+        case At(moment):
+            return f"at {moment.isoformat()}"
+
+
+def phase_in_words(phase: Phase) -> str:
+    """Return the phase as the job file says it."""
+    return format_duration(phase) if isinstance(phase, timedelta) else phase
 
 
 class CronInstants:
