@@ -53,8 +53,9 @@ SCRIPTS: dict[str, ModuleType] = {
 INTRODUCTION = """\
 # Measured beside what people would use instead
 
-Made by `make bench` in one run, each side as a process of its own, in turns with the others; the figures are medians.
-They are all in `benchmarks/results.json`. One part alone, without writing this page: `python benchmarks/starting.py`.
+After this page you know what Lifebeat costs. Made by `make bench` in one run, each side as a process of its own, in
+turns with the others; the figures are medians. They are all in `benchmarks/results.json`. One part alone, without
+writing this page: `python benchmarks/starting.py`.
 """
 
 

@@ -269,6 +269,12 @@ def test_tests_that_are_named_exist() -> None:
             assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{page.name}: {file}::{name}"
 
 
+def test_every_page_begins_with_what_it_is_for() -> None:
+    """The first sentence of a page says what its reader can do after it; README's says what Lifebeat is."""
+    pages = [page for page in DOCUMENTS if page != ROOT / "README.md"]
+    assert [str(page) for page in pages if "\n\nAfter this page " not in page.read_text(encoding="utf-8")[:200]] == []
+
+
 def test_every_page_can_be_found() -> None:
     """README links to every page of the documents, or to one that does."""
     reached = {ROOT / "README.md"}

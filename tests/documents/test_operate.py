@@ -1,4 +1,4 @@
-"""``docs/operate.md``: every log line is explained there, and what it says of moving and cloning is so."""
+"""``docs/log-lines.md`` explains every log line, and what ``docs/operate.md`` says of moving and cloning is so."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/operate.md"
+LOG_LINES = ROOT / "docs/log-lines.md"
 PACKAGES = [Path(package.__file__).parent for package in (lifebeat, lifebeat_jobs) if package.__file__]
 OURS = [path for package in PACKAGES for path in package.rglob("*.py") if package / "testing" not in path.parents]
 LEVELS = {
@@ -97,14 +98,9 @@ def text_of(node: ast.expr, constants: Mapping[str, str] | None = None) -> str:
 
 
 def explained() -> set[tuple[str, str]]:
-    """Return the lines of the page's table; one with backticks in it stands between two of them."""
-    rows = re.findall(r"^\| (\w+) \| (`+) ?(.+?) ?\2 \|", PAGE.read_text(), re.MULTILINE)
+    """Return the lines of the page's table; one with backticks in it is written between two of them."""
+    rows = re.findall(r"^\| (\w+) \| (`+) ?(.+?) ?\2 \|", LOG_LINES.read_text(), re.MULTILINE)
     return {(level, line) for level, _, line in rows}
-
-
-def section(heading: str) -> str:
-    """A section of the page."""
-    return PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 def commands(name: str) -> str:
@@ -124,7 +120,9 @@ def test_table_has_every_log_line_and_no_other() -> None:
 
 def test_table_has_every_reason_and_no_other() -> None:
     """So is every reason that an error of ours gives and a line passes on."""
-    table = set(re.findall(r"^\| `(.+?)` \| [^|]+ \|$", section("What each log line means"), re.MULTILINE))
+    table = set(
+        re.findall(r"^\| `(.+?)` \| [^|]+ \|$", LOG_LINES.read_text().partition("\n## Reasons\n")[2], re.MULTILINE)
+    )
     assert reasons() - table == set()
     assert table - reasons() == set()
 
