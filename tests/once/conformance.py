@@ -124,13 +124,6 @@ class _Body:
         for instant in instants:
             if self.coordinator.claim(job_id, instant):
                 self.run(job_id, instant)
-                self.coordinator.end(job_id, instant)
-
-    def claim_without_end(self, job_id: str, instants: list[int]) -> None:
-        """Claim, run, and never say that a run has ended."""
-        for instant in instants:
-            if self.coordinator.claim(job_id, instant):
-                self.run(job_id, instant)
 
     def skip(self, job_id: str, instant: int) -> None:
         self.coordinator.skip(job_id, instant)

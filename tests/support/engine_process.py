@@ -100,7 +100,6 @@ class Actor:
             try:
                 if self.coordinator.claim(job, instant):
                     self.run(job, instant)
-                    self.coordinator.end(job, instant)
                 offered = instant
             except Unavailable:
                 self.stopped.wait(0.5)

@@ -270,10 +270,7 @@ class Life:
         with self._under_way(planned.spec) as has_room:
             if has_room:
                 return self._run_if_ours(planned.spec, at, by_hand=by_hand)
-        if self._claiming[job_id]:  # for seconds in an outage, and the run may be another process's
-            self._ask_again(planned.spec, at, by_hand=by_hand)
-        else:
-            self.pass_over(job_id, at, late=False, by_hand=by_hand)
+        self.pass_over(job_id, at, late=False, by_hand=by_hand)
         return None
 
     def _run_if_ours(self, spec: JobSpec, at: datetime, *, by_hand: bool) -> BaseException | None:
@@ -283,12 +280,7 @@ class Life:
         is_ours = self._claim(job_id, instant)
         if is_ours is None:
             self._ask_again(spec, at, by_hand=by_hand)
-        elif is_ours:
-            try:
-                return self.call(spec, at, by_hand=by_hand)
-            finally:
-                self._membership.end(job_id, instant)
-        return None
+        return self.call(spec, at, by_hand=by_hand) if is_ours else None
 
     def _claim(self, job_id: str, instant: int) -> bool | None:
         with self._lock:
@@ -351,9 +343,14 @@ class Life:
         return None
 
     def pass_over(self, job_id: str, instant: datetime, late: bool, *, by_hand: bool = False) -> None:
-        """Remember that an instant was not run: it came too late, or as many runs as may be were under way."""
+        """Remember that an instant was not run: it came too late, or as many runs as may be were under way.
+
+        Where one of these is a claim yet, which takes seconds in an outage, and may lead to no run here, ask again.
+        """
         planned = self._plan.get(job_id)
-        if planned is not None:
+        if planned is not None and not late and self._claiming[job_id]:
+            self._ask_again(planned.spec, instant, by_hand=by_hand)
+        elif planned is not None:
             shared, reason = plans.is_shared(planned.spec), None if late else "as many as may be were running"
             outcome: Outcome = "missed" if late else "skipped"
             self.history.pass_over(job_id, to_instant(instant), outcome, reason, shared=shared, by_hand=by_hand)

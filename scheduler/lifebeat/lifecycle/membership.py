@@ -134,13 +134,6 @@ class Membership:
         self.end_outage()
         return is_ours
 
-    def end(self, job_id: str, instant: int) -> None:
-        """Note that a claimed run has ended."""
-        try:
-            self._coordinator.end(job_id, instant)
-        except Unavailable as error:
-            self.begin_outage(error)
-
     def latest_or_skip(self, job_id: str, due: int) -> int | None:
         """Return the latest instant claimed for a job; where there never was one, ``due`` counts as done.
 

@@ -42,9 +42,6 @@ class Alone:
     def skip(self, job_id: str, instant: int) -> None:
         """Note nothing."""
 
-    def end(self, job_id: str, instant: int) -> None:
-        """Note nothing."""
-
     def latest(self, job_id: str) -> None:
         """Know of no earlier instant."""
 

@@ -146,9 +146,6 @@ class FileCoordinator:
         """Count an instant as done without a run, where a job has no claims yet."""
         self._run(partial(rows.skip, job_id, instant), "create", None)
 
-    def end(self, job_id: str, instant: int) -> None:
-        """Do nothing: what a process has claimed here no other one runs."""
-
     def latest(self, job_id: str) -> int | None:
         """Return the latest instant claimed for a job, none in the future; ``None`` if there is none."""
         return self._run(partial(rows.latest, job_id, self._now()), "read", None)

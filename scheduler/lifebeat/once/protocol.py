@@ -112,10 +112,6 @@ class Coordinator(Protocol):
         """
         ...
 
-    def end(self, job_id: str, instant: int) -> None:
-        """Note that a claimed run has ended, so that it is not repeated."""
-        ...
-
     def latest(self, job_id: str) -> int | None:
         """Return the latest instant claimed for a job; ``None`` if none ever was."""
         ...

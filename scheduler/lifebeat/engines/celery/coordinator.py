@@ -114,15 +114,12 @@ class CeleryCoordinator:
     def _asked(self, question: Callable[[], T], timeout: float) -> list[T]:
         """Return the answer, empty where none came in time."""
         answers: list[T] = []
-        answered = threading.Event()
 
         def ask() -> None:
             with contextlib.suppress(Unavailable):
                 answers.append(question())
-            answered.set()
 
-        threads.start("leave", ask)
-        answered.wait(timeout)
+        threads.within(timeout, "leave", ask)
         return answers
 
     # -- whose an instant is ---------------------------------------------------------------------------------------
@@ -144,9 +141,6 @@ class CeleryCoordinator:
     def latest(self, job_id: str) -> int | None:
         """Return the latest instant claimed for a job."""
         return self.shared.latest(job_id)
-
-    def end(self, job_id: str, instant: int) -> None:
-        """Do nothing: a claim is for good, and the worker that runs it notes its end."""
 
     def drain(self, timeout: float) -> bool:
         """Tell the others that this process is leaving; Celery's worker has waited for its tasks itself."""

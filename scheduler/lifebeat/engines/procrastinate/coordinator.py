@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INSTANCE_ID = "instance_id"
 ASKING = 8.0
 _POLL = 0.25
 
@@ -91,12 +90,8 @@ class ProcrastinateCoordinator:
 
     def agree(self, candidate: str) -> str:
         """Return the instance ID that all machines agree on."""
-        return self.note(INSTANCE_ID, candidate)
-
-    def note(self, key: str, value: str) -> str:
-        """Return what all machines agree on under a name: this value if there was none."""
-        agreed = self._ask(lambda connection: membership.agree(connection, key, value), ASKING)
-        self._worker.remember(None, **{key: agreed})
+        agreed = self._ask(lambda connection: membership.agree(connection, candidate), ASKING)
+        self._worker.remember(None, agreed)
         return agreed
 
     def claim(self, job_id: str, instant: int) -> bool:
@@ -112,9 +107,6 @@ class ProcrastinateCoordinator:
     def skip(self, job_id: str, instant: int) -> None:
         """Count an instant as done without a run."""
         self._ask(lambda connection: membership.begin(connection, job_id, instant, row=None), ASKING)
-
-    def end(self, job_id: str, instant: int) -> None:
-        """Do nothing: Procrastinate notes the end of what its workers run."""
 
     def latest(self, job_id: str) -> int | None:
         """Return the latest instant claimed for a job."""

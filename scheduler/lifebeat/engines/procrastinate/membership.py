@@ -228,12 +228,12 @@ async def order(connection: Connection, orders: Orders) -> None:
         await connection.execute(_PUT, {"kind": "order", "key": name, "value": json.dumps(one)})
 
 
-async def restore(connection: Connection, run: Run, notes: dict[str, str]) -> None:
+async def restore(connection: Connection, run: Run, instance_id: str | None) -> None:
     """Put back what this process knows into tables that were made again."""
     if not (await _locked(connection)).id:
         await _keep(connection, run)
-    for key, value in notes.items():
-        await agree(connection, key, value)
+    if instance_id is not None:
+        await agree(connection, instance_id)
 
 
 async def others(connection: Connection, me: Me) -> list[Member]:
@@ -259,13 +259,11 @@ async def latest(connection: Connection, job_id: str) -> int | None:
     return found
 
 
-async def agree(connection: Connection, key: str, value: str) -> str:
-    """Return the value that all agree on: this one if there was none."""
-    await connection.execute(
-        "INSERT INTO lifebeat (kind, key, value) VALUES ('note', %s, to_jsonb(%s::text)) ON CONFLICT DO NOTHING",
-        [key, value],
-    )
-    return str((await _row(connection, "SELECT value FROM lifebeat WHERE kind = 'note' AND key = %s", [key]))[0])
+async def agree(connection: Connection, candidate: str) -> str:
+    """Return the instance ID that all agree on: the candidate if there was none."""
+    query = "INSERT INTO lifebeat (kind, key, value) VALUES ('id', '', to_jsonb(%s::text)) ON CONFLICT DO NOTHING"
+    await connection.execute(query, [candidate])
+    return str((await _row(connection, "SELECT value FROM lifebeat WHERE kind = 'id'"))[0])
 
 
 def _lives(member: Member, me: Me, now: float) -> bool | None:

@@ -70,7 +70,7 @@ class Worker:
         self._own = own
         self._run: RunInstant | None = None
         self.exchange: Exchange = lambda _: {}
-        self._notes: dict[str, str] = {}
+        self._instance_id: str | None = None
         self._application: membership.Run | None = None
         self._app: procrastinate.App | None = None
         self._ready = threading.Event()
@@ -115,10 +115,10 @@ class Worker:
             asking.close()
             raise Unavailable("PostgreSQL: this process has left") from error
 
-    def remember(self, run: membership.Run | None, **notes: str) -> None:
+    def remember(self, run: membership.Run | None, instance_id: str | None = None) -> None:
         """Remember what to put back into tables that were made again."""
         self._application = run or self._application
-        self._notes |= notes
+        self._instance_id = instance_id or self._instance_id
 
     def forget(self) -> None:
         """Leave: the row of this process is not renewed any more."""
@@ -205,7 +205,7 @@ class Worker:
             await membership.prepare(connection)
         if self._application is not None:
             async with connector.transaction() as connection:
-                await membership.restore(connection, self._application, self._notes)
+                await membership.restore(connection, self._application, self._instance_id)
                 await membership.renew(connection, self._me)
 
     def _start_worker(self, app: procrastinate.App) -> asyncio.Task[None]:
