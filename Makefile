@@ -45,7 +45,7 @@ docs: .venv/.dev         ## write the generated pages and schemas again
 	PYTHONPATH=tests/support $(BIN)/python tests/generated/generate.py
 
 pictures: .venv/.dev     ## the pictures of the page, where Debian's Chromium and its driver are installed
-	PYTHONPATH=tests/support $(BIN)/python tests/generated/screenshots.py
+	PYTHONPATH=tests/support unshare --map-root-user --mount $(BIN)/python tests/generated/screenshots.py
 
 site: .venv/.dev         ## the documentation as a site, in build/site/html; a link that leads nowhere is an error
 	$(BIN)/python deploy/site/build.py

@@ -109,7 +109,7 @@ def goals(found: dict[str, Any]) -> list[Goal]:
 
 def section(found: dict[str, Any]) -> str:
     """Return what the page says."""
-    headings = ["side", "p50", "p99", "latest", "p50 beside bare", "p99 beside bare"]
+    headings = ["side", "p50", "p99", "latest", "p50 against bare", "p99 against bare"]
     return (
         "## How late jobs begin\n\n"
         f"{found['jobs']:,} jobs of one file, each due {span(found['gap'])} after the one before. A job with\n"

@@ -92,7 +92,7 @@ def goals(found: dict[str, Any]) -> list[Goal]:
     return [
         Goal(
             "queries of a process in a minute at rest on PostgreSQL",
-            "beside the engine alone",
+            "against the engine alone",
             f"{ours:.0f}",
             f"Procrastinate's worker {alone:.0f}",
             met=True,

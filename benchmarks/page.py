@@ -40,7 +40,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def goals_table(goals: Sequence[Goal]) -> str:
     """The table at the top."""
     return table(
-        ["what", "goal", "figure", "beside it", ""],
+        ["what", "goal", "figure", "against", ""],
         [[one.what, one.goal, one.figure, one.beside, "met" if one.met else "**not met**"] for one in goals],
     )
 

@@ -87,8 +87,8 @@ def section(found: dict[str, dict[str, dict[str, float]]]) -> str:
         for jobs, sides in found.items()
     ]
     return (
-        "## A job file of many jobs\n\nRegistering the jobs on a running scheduler beside APScheduler's own `add_job`\n"
-        "of the same, and what reading and checking the file takes before.\n\n"
+        "## A job file of many jobs\n\nRegistering the jobs on a running scheduler against APScheduler's own "
+        "`add_job`\nof the same, and what reading and checking the file takes before.\n\n"
         + table(["jobs", "`add_job`", "registering", "ratio", "loading and checking"], rows)
     )
 

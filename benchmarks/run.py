@@ -51,7 +51,7 @@ SCRIPTS: dict[str, ModuleType] = {
     "idling": idling,
 }
 INTRODUCTION = """\
-# Measured beside what people would use instead
+# Measured, against what people would use instead
 
 After this page you know what Lifebeat costs. Made by `make bench` in one run, each side as a process of its own, in
 turns with the others; the figures are medians. They are all in `benchmarks/results.json`. One part alone, without
@@ -61,7 +61,7 @@ writing this page: `python benchmarks/starting.py`.
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, and write the page."""
-    parser = argparse.ArgumentParser(description="Measures Lifebeat beside what people would use instead.")
+    parser = argparse.ArgumentParser(description="Measures Lifebeat against what people would use instead.")
     parser.add_argument("only", nargs="*", choices=[[], *SCRIPTS], help="measure only these, and keep the others")
     parser.add_argument("--long", action="store_true", help="measure what takes minutes of waiting")
     parser.add_argument("--page", action="store_true", help="only write the page again")

@@ -113,7 +113,7 @@ def section(found: dict[str, dict[str, float]]) -> str:
         "Added to a host with a `BackgroundScheduler` until `start()` has returned: by `import posthog`, by that and\n"
         "its client, by Lifebeat, and by Lifebeat turned off. Memory is the peak of the resident set. `posthog-node`\n"
         "is what it adds to Node, until its first `capture`.\n\n"
-        + table(["side", "time", "beside `posthog`", "CPU", "memory"], rows)
+        + table(["side", "time", "against `posthog`", "CPU", "memory"], rows)
     )
 
 

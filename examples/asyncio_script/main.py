@@ -1,4 +1,4 @@
-"""A plain asyncio program that works until it is told to stop."""
+"""A plain asyncio program that works until a signal stops it."""
 
 import asyncio
 import signal

@@ -64,7 +64,7 @@ _TIME_BITS = (1 << 48) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What every event says.
+    """What every event has.
 
     A subclass has a ``name``, and a rule for each property; what has none is a ``TypeError`` at its declaration.
 

@@ -74,7 +74,7 @@ class Lifebeat:
     # -- for the host ------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """Return whether telemetry is on and who said so, what is pending, and when each job runs next. Never raises.
+        """Return whether telemetry is on and why, what is pending, and when each job runs next. Never raises.
 
         Returns:
             ``telemetry`` (``on``, ``off`` or ``paused``), ``reason`` and ``jobs`` always; what the telemetry job module

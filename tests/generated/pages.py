@@ -277,7 +277,7 @@ def mistakes_table() -> str:
     """Each kind of mistake in a job file: the line that is wrong, and what is said."""
     said = mistakes.said()
     rows = [(one.name, _shown(one), _told(said[one.name][0])) for one in mistakes.MISTAKES]
-    return table(("mistake", "the line", "what is said"), rows)
+    return table(("mistake", "the line", "the message"), rows)
 
 
 def _shown(one: mistakes.Mistake) -> str:

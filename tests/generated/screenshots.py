@@ -1,6 +1,7 @@
-"""The pictures of the page, ``docs/pictures/view-*.png``: ``make pictures``, where Debian's Chromium is installed.
+"""The pictures of the page, ``docs/pictures/*.png``: ``make pictures``, where Debian's Chromium is installed.
 
-The runs of the day before are made up, as nobody waits a day for a picture; all else is a host that has just run.
+One is of an application after its first start, the others of one with jobs of its own for a day. The runs of that day
+are made up, as nobody waits a day for a picture; all else is a host that has just run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from browser import Browser, missing
 from hosts import Installation, end
@@ -20,8 +22,11 @@ from lifebeat.history import History
 from lifebeat.schedule.instants import SECOND
 from lifebeat.testing import FakeClock, PostHogServer
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-JOBS = """
+TELEMETRY = """
 jobs:
   startup: {run: 'lifebeat_jobs.telemetry:startup', when: start, enabled: '${telemetryEnabled}', once: application}
   heartbeat:
@@ -30,11 +35,16 @@ jobs:
     phase: 5h
     enabled: ${telemetryEnabled}
     once: application
+  shutdown:
+    {run: 'lifebeat_jobs.telemetry:shutdown', when: shutdown, enabled: '${telemetryEnabled}', once: application}
+"""
+OWN = """
   nightly-report: {run: 'notes_jobs:report', cron: '0 3 * * *', once: application}
   import-mail: {run: 'notes_jobs:report', every: 2h, once: application}
   backup: {run: 'notes_jobs:report', cron: '0 1,13 * * *', once: application}
 """
-VIEWS = {"light": (1000, 960, False), "dark": (1000, 960, True), "phone": (360, 800, False)}
+START = {"view-start": (1000, 560, False)}
+VIEWS = {"view-light": (1000, 960, False), "view-dark": (1000, 960, True), "view-phone": (360, 800, False)}
 
 
 def fill(state: Path) -> None:
@@ -55,33 +65,44 @@ def fill(state: Path) -> None:
     history.close(10)
 
 
+def take(directory: Path, receiver: PostHogServer, jobs: str, views: Mapping[str, tuple[int, int, bool]]) -> None:
+    """Start a host with those jobs, and take the pictures of its page."""
+    made = Installation(directory, receiver)
+    made.write(appName="notes", appVersion="1.4.2")
+    (made.config / "jobs.yaml").write_text(jobs)
+    (made.directory / "notes_jobs.py").write_text("def report() -> None:\n    pass\n")
+    common = ("--config", "config", "--allow", "notes_jobs")
+    with subprocess.Popen([sys.executable, "-m", "lifebeat", "run", *common], cwd=made.directory,
+                          env=made.environ(PYTHONPATH="."), stderr=subprocess.DEVNULL) as host:  # fmt: skip
+        receiver.wait_for(lambda server: "startup" in server.names(), timeout=30)
+        if OWN in jobs:
+            fill(made.config / "lifebeat")
+        page = made.lifebeat("view", "--json", *common, PYTHONPATH=".")
+        assert page.stdout is not None
+        url = json.loads("".join(iter(page.stdout.readline, "}\n")) + "}")["url"]
+        for name, (width, height, dark) in views.items():
+            browser = Browser(width, height, dark=dark)
+            browser.go(url)
+            browser.picture(PICTURES / f"{name}.png")
+            browser.close()
+        end(page)
+        host.terminate()
+
+
 def main() -> int:
     """Take the pictures."""
     reason = missing()
     if reason:
         print(f"no pictures: {reason}")
         return 1
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # in a container no warning is in the picture
-    with tempfile.TemporaryDirectory(dir=memory) as directory, PostHogServer() as receiver:
-        made = Installation(Path(directory), receiver)
-        made.write(appName="notes", appVersion="1.4.2")
-        (made.config / "jobs.yaml").write_text(JOBS)
-        (made.directory / "notes_jobs.py").write_text("def report() -> None:\n    pass\n")
-        common = ("--config", "config", "--allow", "notes_jobs")
-        with subprocess.Popen([sys.executable, "-m", "lifebeat", "run", *common], cwd=made.directory,
-                              env=made.environ(PYTHONPATH="."), stderr=subprocess.DEVNULL) as host:  # fmt: skip
-            receiver.wait_for(lambda server: "startup" in server.names(), timeout=30)
-            fill(made.config / "lifebeat")
-            page = made.lifebeat("view", "--json", *common, PYTHONPATH=".")
-            assert page.stdout is not None
-            url = json.loads("".join(iter(page.stdout.readline, "}\n")) + "}")["url"]
-            for name, (width, height, dark) in VIEWS.items():
-                browser = Browser(width, height, dark=dark)
-                browser.go(url)
-                browser.picture(PICTURES / f"view-{name}.png")
-                browser.close()
-            end(page)
-            host.terminate()
+    with tempfile.TemporaryDirectory() as directory:
+        # A mount of its own, as a volume is: without one, a page in a container has a warning.
+        subprocess.run(["mount", "--bind", directory, directory], check=True)
+        for name, jobs, views in (("start", TELEMETRY, START), ("day", TELEMETRY + OWN, VIEWS)):
+            (Path(directory) / name).mkdir()
+            with PostHogServer() as receiver:
+                take(Path(directory) / name, receiver, jobs, views)
+        subprocess.run(["umount", "--lazy", directory], check=True)
     return 0
 
 

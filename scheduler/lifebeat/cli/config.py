@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_commands(line: CommandLine) -> None:
     """Add the commands of this family."""
-    line.add("config", config).add_argument("--layers", action="store_true", help="with what each layer said")
+    line.add("config", config).add_argument("--layers", action="store_true", help="with the value of each layer")
     setting = line.add("setconfig", setconfig)
     setting.add_argument("key", metavar="KEY", nargs="?", help="such as telemetryEnabled")
     setting.add_argument("value", metavar="VALUE", nargs="?", help="such as false")

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 DONE, PROBLEM, USAGE, NO_START, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = {
     DONE: "done",
-    PROBLEM: "a problem was found, and said; for plan --diff: the two differ",
+    PROBLEM: "a problem was found and printed; for plan --diff: the two differ",
     USAGE: "the command was not understood",
-    NO_START: "it could not start; for plan --diff: one of the two has a problem, which is said",
+    NO_START: "it could not start; for plan --diff: one of the two has a problem, which is printed",
     INTERRUPTED: "interrupted with Ctrl-C",
 }
 _SHORT = 8  # of a secret as short as this, even its beginning tells too much

@@ -1,4 +1,4 @@
-"""The merged settings as people and programs see them: each value, who set it, and what every layer said."""
+"""The merged settings as people and programs see them: each value, the layer that set it, and every layer's own."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def layers_as_table(settings: Settings, labels: list[str]) -> str:
         if not row["layers"]:
             rows.append((row["key"], "  -", "no layer"))
     asked = "\n".join(f"  {label}" for label in dict.fromkeys(labels))
-    table = console.table(("key", "  value", "said by"), rows)
+    table = console.table(("key", "  value", "set by"), rows)
     return f"{table}\n\nLayers, lowest first; of telemetryEnabled off wins, of all else the highest:\n{asked}"
 
 

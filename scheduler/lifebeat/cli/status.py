@@ -1,4 +1,4 @@
-"""``lifebeat status``: whether telemetry is on, who said so, and how it stands; in one sentence first."""
+"""``lifebeat status``: whether telemetry is on, which layer decided, and its state; in one sentence first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_commands(line: CommandLine) -> None:
 
 
 def status(args: argparse.Namespace) -> int:
-    """Say whether telemetry is on, who said so, and what is pending."""
+    """Show whether telemetry is on, which layer decided, and what is pending."""
     from lifebeat.cli.application import Application
 
     if args.healthy:

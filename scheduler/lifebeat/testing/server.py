@@ -22,9 +22,9 @@ _STOP_TIMEOUT = 1.0
 
 
 class PostHogServer(Arrivals):
-    """A PostHog that takes events on loopback, remembers what arrived, and misbehaves when told to.
+    """A PostHog that takes events on loopback, remembers what arrived, and fails as a test wants it to.
 
-    A context manager; or call ``start()`` and ``stop()``. What it is told takes the place of what it was told before
+    A context manager; or call ``start()`` and ``stop()``. A way of answering replaces the one that was set before,
     and holds for the requests that come after; ``reject_events`` and ``limit_bytes`` add to it. A request that is held
     up by ``hang``, ``hang_at_connect`` or ``drip`` never counts as answered: ``resume`` closes its connection.
 
@@ -114,7 +114,7 @@ class PostHogServer(Arrivals):
             status: The HTTP status.
             headers: Headers to add; ``None`` for none.
             body: The body; ``None`` for JSON that fits the status.
-            times: For how many requests, then as if nothing had been told; ``None`` until told otherwise.
+            times: For how many requests, then as by default; ``None`` until it is set again.
 
         Raises:
             ValueError: ``times`` is less than 1.
@@ -147,7 +147,7 @@ class PostHogServer(Arrivals):
             self._orders = replace(self._orders, limit=limit)
 
     def resume(self) -> None:
-        """Forget all that was told and close the connections that were held up."""
+        """Answer as by default again, and close the connections that were held up."""
         with self._changed:
             self._orders = Orders()
             self._released.set()

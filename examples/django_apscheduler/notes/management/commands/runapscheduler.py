@@ -1,4 +1,4 @@
-"""``python manage.py runapscheduler``: the scheduler, in a process of its own beside the web workers."""
+"""``python manage.py runapscheduler``: the scheduler, in a process of its own next to the web workers."""
 
 from typing import Any
 
