@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.exceptions import Reject
 
 from hosts import eventually
 from lifebeat.clock import SystemClock
 from lifebeat.engines.celery.connection import Redis
 from lifebeat.engines.celery.coordinator import CeleryCoordinator
 from lifebeat.engines.celery.shared import KEPT_CLAIMS, Due, Shared
-from lifebeat.engines.celery.worker import MOST_ATTEMPTS, run_once
+from lifebeat.engines.celery.worker import MOST_ATTEMPTS, deliver_again, run_once
 from lifebeat.log import get_logger
 from lifebeat.once.protocol import Busy, Unavailable
 from redisserver import RedisServer
@@ -238,6 +240,15 @@ def test_busy_process_counts_as_no_attempt(shared: Shared) -> None:
         with pytest.raises(Busy):
             deliver(shared, DUE, "one", error=Busy("two are under way"))
     assert deliver(shared, DUE, "one") == [DUE]
+
+
+def test_run_that_cannot_be_put_off_goes_back_to_the_queue() -> None:
+    """Where the broker does not take a task that is to come later, Celery would drop it."""
+
+    def retry(**_: Any) -> None:
+        raise Reject("the broker cannot be reached", requeue=False)
+
+    assert deliver_again(SimpleNamespace(retry=retry)).requeue is True  # type: ignore[attr-defined]
 
 
 def test_coalescing_job_runs_once_for_a_backlog(shared: Shared) -> None:

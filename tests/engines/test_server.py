@@ -37,6 +37,15 @@ pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("postgresql")]
 PROCESSES = 3
 JOBS = ("tick-0", "tick-1", "tick-2")
 AWAY = float(os.environ.get("AWAY_SECONDS", "20"))
+# Without time-outs Celery's own worker waits for ever on a connection that was dropped without a word.
+OPTIONS = {
+    "visibility_timeout": 30,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    "unacked_mutex_expire": 10,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 5,
+}
 PGBOUNCER = """
 [databases]
 * = host={socket} port=5432 user=postgres
@@ -213,8 +222,7 @@ def test_celery(installation: Installation, receiver: PostHogServer, fault: str)
     cluster = CeleryCluster(
         installation, server.url.replace(str(server.port), str(proxy.port)), jobs=3, every="1s", telemetry=True,
         fields="coalesce: false", lifebeat_gone_after=30, broker_connection_retry_on_startup=True,
-        broker_transport_options={"visibility_timeout": 30, "unacked_restore_interval": 1,
-                                  "unacked_restore_throttle": 1, "unacked_mutex_expire": 10},
+        broker_transport_options=OPTIONS,
     )  # fmt: skip
     over = threading.Event()
 

@@ -120,9 +120,24 @@ class Attachment:
             if task.request.retries >= MOST_UNKNOWN:
                 get_logger().warning("giving up on job %s: no process has it in its job file", due.job_id)
             else:
-                raise task.retry(countdown=ASK_AGAIN, max_retries=None) from error
+                raise deliver_again(task) from error
         except (Busy, Unavailable) as error:
-            raise task.retry(countdown=ASK_AGAIN, max_retries=None) from error
+            raise deliver_again(task) from error
+
+
+def deliver_again(task: Any) -> Exception:
+    """Return what has a task delivered again: in some seconds, or at once where the broker does not take it.
+
+    Celery would drop it then.
+    """
+    from celery.exceptions import Reject
+
+    reject: Any = Reject
+    try:
+        found: Exception = task.retry(countdown=ASK_AGAIN, max_retries=None, throw=False)
+    except reject as error:
+        found = reject(error, requeue=True)
+    return found
 
 
 def run_once(shared: Shared, due: Due, delivery: str, *, coalesce: bool, run: Callable[[Due], None]) -> None:
