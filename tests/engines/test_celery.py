@@ -377,6 +377,6 @@ def test_beat_on_rabbitmq_is_not_touched(installation: Installation, redis: Redi
         cluster.await_instants(8, 60)
         assert "lifebeat" not in cluster.stop(beat)
         until = time.time()  # what is due now may lie behind what the other worker has fetched
-        eventually(lambda: missed([run for run in cluster.runs() if run.instant < until], 0.5) == [])
+        eventually(lambda: missed([run for run in cluster.runs() if run.instant < until], 0.5) == [], 60)
         cluster.end()
     assert twice(cluster.runs()) == []
