@@ -1,11 +1,17 @@
-"""``python -m lifebeat``."""
+"""``python -m lifebeat``, and the command ``lifebeat``."""
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from lifebeat.cli.main import main
 
-        sys.exit(main())
+def main() -> int:
+    """Run a command; Ctrl-C while it is imported ends it as it does later."""
+    try:
+        from lifebeat.cli.main import main as command
+
+        return command()
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

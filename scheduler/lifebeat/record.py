@@ -5,6 +5,7 @@ Commands beside the application read it, so that what they say is what the appli
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -88,7 +89,7 @@ class Record:
     @property
     def is_running(self) -> bool:
         """Return whether that process still runs on this machine."""
-        return self.started[2] == clocks.SystemClock().boot_id() and _lives(self.process)
+        return self.started[2] == clocks.SystemClock().boot_id() and _lives(self.process, self.started[1])
 
     @property
     def label(self) -> str:
@@ -98,7 +99,14 @@ class Record:
         return f"host argument ({self.name}, {seen})"
 
 
-def _lives(process: int) -> bool:
+def _lives(process: int, joined: float) -> bool:
+    """Return whether a process is there: no zombie, which a container may keep, and no later one of its number."""
+    from pathlib import Path
+
+    with contextlib.suppress(safe_file.CannotRead, ValueError, IndexError):  # no /proc
+        found = safe_file.read(Path(f"/proc/{process}/stat"), limit=_LIMIT) or b""
+        state, *rest = found.rpartition(b") ")[2].split()
+        return state not in {b"Z", b"X"} and int(rest[18]) / os.sysconf("SC_CLK_TCK") <= joined + 1
     try:
         os.kill(process, 0)
     except PermissionError:  # another user's

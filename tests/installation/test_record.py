@@ -38,18 +38,23 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / records.FILE_NAME).stat().st_mode) == 0o600
 
 
-def test_a_process_that_is_gone_was_last_seen(tmp_path: Path) -> None:
-    """Of a process that was killed the record stays, and says so."""
+@pytest.mark.parametrize("how", ["reaped", "a zombie", "its number is another's"])
+def test_a_process_that_is_gone_was_last_seen(tmp_path: Path, how: str) -> None:
+    """Of a process that was killed the record stays, and says so, also where nobody reaps it, as in a container."""
     written(tmp_path, appName="notes", appVersion="1.4.2")
     path = tmp_path / records.FILE_NAME
     content = json.loads(path.read_text())
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    path.write_text(json.dumps(content | {"host": content["host"] | {"process": ended.pid}}))
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | (os.WNOWAIT if how == "a zombie" else 0))
+    process = os.getpid() if "another" in how else ended.pid
+    started = [content["host"]["started"][0], 0.0 if "another" in how else content["host"]["started"][1]]
+    changed = {"process": process, "started": [*started, content["host"]["started"][2]]}
+    path.write_text(json.dumps(content | {"host": content["host"] | changed}))
     record = records.read(tmp_path)
     assert record is not None
     assert not record.is_running
     assert record.label.startswith("host argument (notes 1.4.2, last seen ")
+    ended.wait()
 
 
 def test_a_second_process_of_the_application_changes_nothing(tmp_path: Path) -> None:

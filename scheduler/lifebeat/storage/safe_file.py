@@ -260,7 +260,7 @@ def _read_all(path: Path, read_some: Callable[[int], bytes | None], limit: int) 
 def _temporary(path: Path, data: bytes, mode: int = _PRIVATE, like: os.stat_result | None = None) -> Generator[Path]:
     """Make a complete file on the disk beside ``path``; it is gone afterwards if it has not been moved."""
     made = path.with_name(f".{path.name}.{os.urandom(6).hex()}{_TEMPORARY}")
-    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
