@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -124,6 +126,96 @@ def test_many_edits(host: Host, number_of_edits: int) -> None:
     ran = by_job()
     eventually(lambda: all(by_job()[f"job{number}"] > ran[f"job{number}"] for number in range(BUSY)))
     assert max(runs.values()) == 1
+
+
+WRONG = (
+    "vanishes",
+    "is emptied",
+    "is cut in the middle",
+    "is written in pieces, and wrong",
+    "raises SystemExit at import",
+    "raises KeyboardInterrupt at import",
+    "raises MemoryError at import",
+    "names an impossible moment",
+    "is not UTF-8",
+    "has two mistakes",
+)
+
+
+def break_file(directory: Path, kind: str, number: int) -> None:
+    """Save something that is no edit, or none that can be applied."""
+    path, right = directory / "jobs.yaml", (directory / "jobs.yaml").read_text()
+    field = "every: 1h, evry: 1h, jiter: 1h"
+    match kind.split():
+        case ["vanishes"]:
+            return path.unlink()
+        case ["is", "emptied"]:
+            path.write_bytes(b"")
+            return None
+        case ["is", "cut", *_]:
+            path.write_text(right[: right.rindex("every")])
+            return None
+        case ["is", "not", *_]:
+            path.write_bytes(right.encode() + b"\xff")
+            return None
+        case ["raises", error, *_]:
+            module = f"edit{number}"
+            (directory / f"{module}.py").write_text(f"raise {error}\n")
+            run, field = f"test_live_edit.{module}:work", "every: 1h"
+            sys.modules.pop(f"test_live_edit.{module}", None)
+        case ["names", *_]:
+            run, field = "test_live_edit:work", "at: '9999-12-31T23:59', timezone: America/New_York"
+        case _:
+            run = "test_live_edit:work"
+    text = f"{right}  wrong: {{run: '{run}', {field}}}\n"
+    with path.open("w") as file:
+        for piece in (text[:40], text[40:60], text[60:]):
+            file.write(piece)
+            file.flush()
+            time.sleep(0.01 if "pieces" in kind else 0)  # what is tested is that this does not matter
+    return None
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_each_of_two_hundred_edits_leaves_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of them vanish, are emptied, written in pieces, raise, or are wrong: the plan is right after each."""
+    caplog.set_level("INFO", "lifebeat")
+    dice, jobs = random.Random(13), {f"job{number}": f"{number + 24}h" for number in range(6)}
+    sys.modules["test_live_edit"].__path__ = [str(tmp_path)]  # modules below it may be named, and are there
+    said: Counter[str] = Counter()
+
+    def line() -> str:
+        """Return the one line that the edit leaves."""
+        eventually(lambda: bool(caplog.messages), timeout=10)
+        [only] = [one.getMessage() for one in caplog.records if one.name == "lifebeat"]
+        caplog.clear()
+        return only
+
+    write(tmp_path, jobs)
+    host = Host(tmp_path)
+    caplog.clear()
+    try:
+        for number in range(100):
+            kind = WRONG[number % len(WRONG)]
+            break_file(tmp_path, kind, number)
+            words = line()
+            assert re.search("is not applied: .*jobs.yaml|jobs.yaml is gone or empty", words), (kind, words)
+            assert host.intervals() == seconds(jobs), kind
+            said[kind] += 1
+            name = dice.choice(list(jobs))
+            jobs = {one: every for one, every in jobs.items() if one != name or number % 3}
+            jobs |= {f"job{number + 6}" if number % 3 == 0 else name: f"{number + 100}h"}
+            write(tmp_path, jobs)
+            words = line()
+            assert words.startswith("edited config is applied: "), words
+            eventually(lambda: host.intervals() == seconds(jobs), timeout=10)  # noqa: B023 - asked at once
+            said["applied"] += 1
+    finally:
+        host.scheduler.shutdown()
+        del sys.modules["test_live_edit"].__path__
+    print(dict(said))
+    assert said == Counter(dict.fromkeys(WRONG, 10)) | Counter(applied=100)
 
 
 def by_job() -> Counter[str]:

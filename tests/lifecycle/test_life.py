@@ -450,6 +450,19 @@ def test_an_invalid_edit_is_refused_whole(config: Path, caplog: pytest.LogCaptur
     process.stop()
 
 
+def test_an_opt_out_beside_an_invalid_edit_leaves_the_hosts_jobs(config: Path) -> None:
+    """Who has opted out and then breaks the job file keeps the jobs of his own as they were."""
+    (config / "config.yaml").write_text("telemetryEnabled: false\n")
+    jobs(config, "  a: {run: 'RUN', every: 1h}\n  b: {run: 'RUN', every: 1h, once: application}\n")
+    process = Process(config).start()
+    before = dict(process.scheduler.added)
+    for broken in ("  a: {run: 'RUN', evry: 1h}\n  c: {run: 'RUN', every: 1h}\n", "  a: {"):
+        jobs(config, broken)
+        assert process.edit() == []
+        assert process.scheduler.added == before
+    process.stop()
+
+
 @pytest.mark.parametrize("content", [None, "", "   \n"])
 @pytest.mark.parametrize("name", ["jobs.yaml", "config.yaml"])
 def test_what_vanishes_or_is_empty_is_no_edit(

@@ -187,6 +187,27 @@ def test_nobody_wakes_up_while_nothing_happens(watching: Watching, tmp_path: Pat
 
 @LINUX
 @told
+def test_a_file_that_is_written_in_pieces(watching: Watching, tmp_path: Path) -> None:
+    """What somebody has open for writing is looked at when it is closed, and not half of it before."""
+    path = tmp_path / "jobs.yaml"
+    path.write_text("jobs: []\n")
+    with watching(path) as noticed:
+        in_place(path)
+        eventually(lambda: noticed, timeout=PROMISED)
+        noticed.clear()
+        with path.open("w", encoding="utf-8") as file:
+            file.write("jobs:\n")
+            file.flush()
+            other = tmp_path / "other.yaml"
+            with watching(other) as others:  # as long as another edit takes to be noticed
+                in_place(other)
+                eventually(lambda: others, timeout=PROMISED)
+            assert noticed == []
+        eventually(lambda: noticed, timeout=PROMISED)
+
+
+@LINUX
+@told
 def test_a_directory_in_which_much_happens(watching: Watching, tmp_path: Path) -> None:
     """Files that come and go all the time beside the config keep nobody from noticing an edit."""
     path, done = tmp_path / "jobs.yaml", threading.Event()

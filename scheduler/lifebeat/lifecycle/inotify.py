@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _CLOSE_ON_EXEC, _NON_BLOCKING = 0o2000000, 0o4000
-_MODIFY, _ATTRIB, _MOVED_FROM, _MOVED_TO = 0x2, 0x4, 0x40, 0x80
+_MODIFY, _ATTRIB, _CLOSED_BY_WRITER, _MOVED_FROM, _MOVED_TO = 0x2, 0x4, 0x8, 0x40, 0x80
 _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
 # Of a directory what happens to its names, of a file what is written: a log beside it causes no wake-up.
 _NAMES = _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF
-_CONTENT = _MODIFY | _ATTRIB | _DELETE_SELF | _MOVE_SELF
+_CONTENT = _MODIFY | _CLOSED_BY_WRITER | _ATTRIB | _DELETE_SELF | _MOVE_SELF
+_EVENT = struct.Struct("iIII")  # whose, what, and of what length the name is that follows
 _ONLY_DIRECTORIES = 0x01000000
 _BUFFER = 64 * 1024
 # File systems on which others may write without this kernel's knowledge: NFS, SMB (three numbers), FUSE with virtiofs,
@@ -38,6 +40,7 @@ class Inotify:
     def __init__(self) -> None:
         self.descriptor = _checked(_libc.inotify_init1(_CLOSE_ON_EXEC | _NON_BLOCKING))
         self._watched: dict[str, int] = {}
+        self._being_written: set[int] = set()
         self._lock = threading.Lock()  # nothing may be done to a descriptor that is another's by now
 
     def watch(self, directories: Iterable[str], files: Iterable[str]) -> None:
@@ -56,10 +59,22 @@ class Inotify:
             for number in set(before.values()) - set(self._watched.values()):
                 _libc.inotify_rm_watch(self.descriptor, number)
 
+    @property
+    def is_being_written(self) -> bool:
+        """Return whether somebody has written to a file, and has it open still."""
+        return bool(self._being_written)
+
     def drain(self) -> None:
         """Read what has come; never waits."""
         with self._lock, contextlib.suppress(OSError):
-            os.read(self.descriptor, _BUFFER)
+            data, at = os.read(self.descriptor, _BUFFER), 0
+            while at < len(data):
+                number, what, _, length = _EVENT.unpack_from(data, at)
+                at += _EVENT.size + length
+                if what & _MODIFY:
+                    self._being_written.add(number)
+                elif what & ~_ATTRIB:  # closed, or no longer of that name
+                    self._being_written.discard(number)
 
     def close(self) -> None:
         """Watch no more."""

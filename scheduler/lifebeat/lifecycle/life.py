@@ -93,7 +93,7 @@ class Life:
         self._running: Counter[str] = Counter()
         self._claiming: Counter[str] = Counter()
         self._ordered: dict[str, int] = {}
-        self._refused: list[Problem] = []  # what was said of an edit last
+        self._refused: JobFile | None = None  # the edit that is not applied, which was said
         self._busy: set[str] = set()
         self._finalizers: list[Any] = []
         self.history = application.history()
@@ -485,16 +485,19 @@ class Life:
                 return
             settings, found = application.source.read(), application.load()
             problems = list(dict.fromkeys((*settings.problems, *found.problems)))
-            self._say_refused(problems)
+            self._say_refused(problems, found)
             for path in application.gone():
                 application.logger.warning(
                     "%s is gone or empty; its last settings stay in force until it is back", path
                 )
             before, old_id = self._plan, self._instance_id
             if not problems or settings.opted_out:
-                self._apply(found)
+                own = tuple(spec for spec in self._specs if not spec.is_telemetry)
+                self._apply(found._replace(specs=own) if problems else found)  # off holds at once, the rest as it was
                 self._withdraw(before)
                 words = plans.in_words(before, self._plan)
+                if self._refused is not None and not problems:
+                    words, self._refused = words or "it is right again, and nothing changed", None
                 if words:
                     application.logger.info("edited config is applied: %s", words)
             else:
@@ -502,12 +505,12 @@ class Life:
             if old_id is not None and application.instance_id() not in {old_id, None}:
                 self._begin_another_installation()
 
-    def _say_refused(self, problems: list[Problem]) -> None:
-        """Say why an edit is not applied: one line an edit, and none for a look that finds what was said already."""
-        if problems and problems != self._refused:
+    def _say_refused(self, problems: list[Problem], found: JobFile) -> None:
+        """Say why an edit is not applied, in one line; a look that finds the same files, for an order, says nothing."""
+        if problems and found is not self._refused:
             more = f" (and {len(problems) - 1} more, see: lifebeat check)" if problems[1:] else ""
             self.application.logger.error("edited config is not applied: %s", f"{problems[0]}{more}")
-        self._refused = problems
+            self._refused = found
 
     @property
     def _instance_id(self) -> str | None:

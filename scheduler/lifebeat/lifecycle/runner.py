@@ -137,7 +137,7 @@ class Runner:
             finally:
                 done.set()
 
-        if not threads.start(spec.id, keep, timeout=min(seconds / 2, 1.0)):
+        if not threads.start(spec.id, keep):
             return work()
         if not done.wait(deadline.left):
             raise LeftBehind(f"job {spec.id} did not end within its timeout of {seconds:g} s and was left behind")

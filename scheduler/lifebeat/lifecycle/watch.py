@@ -30,6 +30,7 @@ CLOCK_EVERY = 60.0
 SET_BY = 1.0  # seconds by which a clock has to be off to count as set
 _SETTLED = 0.05  # seconds without a change, after which an editor is taken to have written all of it
 _UNSETTLED = 20  # times that something else was written meanwhile, after which it is looked at all the same
+_BEING_WRITTEN = 100  # times that a file was still open for writing, after which it counts as it is
 _MOST_LINKS = 40
 
 
@@ -154,8 +155,9 @@ class Watch:
         return True
 
     def _settle(self, woken: int, inotify: Inotify) -> None:
-        for _ in range(_UNSETTLED):
-            if self._stopped.is_set() or not self._wait(woken, inotify, _SETTLED):
+        for looked in range(_BEING_WRITTEN):
+            more = self._wait(woken, inotify, _SETTLED)
+            if self._stopped.is_set() or not (inotify.is_being_written or (more and looked < _UNSETTLED)):
                 return
 
     def _guarded(self, look: Callable[[], object]) -> None:
