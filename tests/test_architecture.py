@@ -79,8 +79,7 @@ FILES_OPENED_BY = {
     # A scratch directory of the command's own.
     "lifebeat.cli.demo",
     "lifebeat.cli.proof",
-    # The package's own schema, and the null device.
-    "lifebeat.cli.config",
+    # The null device.
     "lifebeat.cli.main",
 }
 OPENING = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes"}

@@ -7,12 +7,12 @@ import inspect
 import json
 import re
 import shlex
-import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lifebeat.installation import interpreter
 from lifebeat.storage.safe_file import absolute, printable
 from lifebeat_jobs import agreement, events, identity, rules
 from lifebeat_jobs.answers import shown
@@ -81,8 +81,8 @@ def surroundings(settings: Settings, sent_as: str, machine: Machine) -> dict[str
 
 def command(context: JobContext, *words: str) -> str:
     """Return a whole command for this installation, with interpreter and directory, as a shell takes it."""
-    directory = printable(Path(absolute(context.config_dir)))
-    return shlex.join([sys.executable or "python3", "-m", "lifebeat", *words, "--config", directory])
+    directory, python = printable(Path(absolute(context.config_dir))), interpreter()
+    return shlex.join([*python, *(["-m"] if python else []), "lifebeat", *words, "--config", directory])
 
 
 def notice(context: JobContext) -> tuple[str, ...]:

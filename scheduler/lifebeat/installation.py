@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,17 @@ def status(context: JobContext, ask: Callable[[JobContext], dict[str, Any]] | No
         found["error"] = f"not foreseen: {type(error).__name__}"
     consent = context.read_consent()
     return found | {"telemetry": consent.state, "reason": consent.reason, "source": consent.source}
+
+
+def interpreter() -> list[str]:
+    """Return the words that start a Python with this Lifebeat, also where it is in an archive.
+
+    They are none in a program that PyInstaller made: it would start the application itself.
+    """
+    if getattr(sys, "frozen", False):
+        return []
+    archive = getattr(__spec__.loader if __spec__ else None, "archive", None)
+    return [*(["env", f"PYTHONPATH={archive}"] if archive else []), sys.executable or "python3"]
 
 
 # -- the instance ID -------------------------------------------------------------------------------------------------

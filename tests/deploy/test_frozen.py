@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
+import zipapp
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts import ROOT, Venv, build, copy_project, run
 from lifebeat.testing import telemetry_allowed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lifebeat.testing import PostHogServer
 
 APPLICATION = """
@@ -37,3 +39,21 @@ def test_a_program_made_by_pyinstaller(tmp_path: Path, receiver: PostHogServer) 
     command = [program, receiver.url, tmp_path / "config"]
     done = subprocess.run(command, env=telemetry_allowed(), capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, receiver.names()) == (0, ["startup", "shutdown"]), done.stderr
+
+
+def test_a_zip_of_an_application_has_the_files_that_are_shipped(tmp_path: Path) -> None:
+    """From within an archive schema and init find their files, and a command that is shown starts that Lifebeat."""
+    source = tmp_path / "source"
+    for name in ("scheduler/lifebeat", "jobs/lifebeat_jobs"):
+        shutil.copytree(ROOT / name, source / Path(name).name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "config", source / "lifebeat" / "config")
+    (source / "__main__.py").write_text(
+        "import lifebeat\n"
+        'for words in (["schema", "jobs"], ["init", "--config", "made"], ["describe"]):\n'
+        '    assert lifebeat.main([*words], app_name="notes", app_version="1.4.2") == 0, words\n'
+    )
+    zipapp.create_archive(source, tmp_path / "notes.pyz")
+    shown = run(sys.executable, tmp_path / "notes.pyz", cwd=tmp_path, environ=telemetry_allowed())
+    assert (tmp_path / "made" / "jobs.yaml").exists()
+    command = next(line for line in shown.splitlines() if "setconfig telemetryEnabled false" in line)
+    assert f"env PYTHONPATH={tmp_path / 'notes.pyz'} {sys.executable} -m lifebeat" in command

@@ -110,8 +110,8 @@ def _refuse_elsewhere(application: Application) -> None:
 
 def schema(args: argparse.Namespace) -> int:
     """Print the JSON Schema of a file, by which editors complete and check: jobs, config or overlay."""
-    from lifebeat.jobfile.reader import packaged
+    from lifebeat.jobfile.reader import packaged, shipped_data
 
     path = packaged().parent / "schema" / f"{args.file}.schema.json"
-    console.say(path.read_text(encoding="utf-8"), end="")
+    console.say(shipped_data(path).decode(), end="")
     return DONE

@@ -111,13 +111,9 @@ def _unset(defaults: str) -> str:
 
 
 def _shipped(name: str) -> str:
-    from lifebeat.jobfile.reader import packaged
+    from lifebeat.jobfile.reader import packaged, shipped_data
 
-    path = packaged().parent / name
-    found = safe_file.read(path, limit=safe_file.SMALL)
-    if found is None:
-        raise LifebeatError(f"{path}: is not there; install Lifebeat again")
-    return found.decode()
+    return shipped_data(packaged().parent / name).decode()
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lifebeat import installation
 from lifebeat.cli import console
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import LifebeatError
@@ -84,7 +84,10 @@ def prove(
     left_out = ("LIFEBEAT_CONFIG_DIR", "LIFEBEAT_ENGINE", "LIFEBEAT_DATABASE", "STATE_DIRECTORY", "TELEMETRY_STATE_DIR")
     child = {name: value for name, value in environ.items() if name not in left_out}
     child |= {"PYTHONDONTWRITEBYTECODE": "1"} | ({"TELEMETRY_ENABLED": "false"} if off else {})
-    command = [sys.executable, "-m", "lifebeat.cli.watched", str(config_dir), *allow]
+    python = installation.interpreter()
+    if not python:
+        raise LifebeatError("this program cannot start Python; prove it with an installed Lifebeat: lifebeat prove-off")
+    command = [*python, "-m", "lifebeat.cli.watched", str(config_dir), *allow]
     done = subprocess.run(command, env=child, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     try:
         attempts: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])

@@ -144,7 +144,7 @@ class _Files:
         source = safe_file.printable(path)
         self._sources.append(source)
         try:
-            data = _shipped_data(path) if path == shipped() else safe_file.read(path, limit=text.limit(path))
+            data = shipped_data(path) if path == shipped() else safe_file.read(path, limit=text.limit(path))
         except safe_file.CannotRead as error:
             self._refuse(Problem(source, f"cannot be read: {error.reason}"), "")
             return {}
@@ -244,8 +244,8 @@ class _Files:
 _Jobs = dict[str, "tuple[Scalar, Node | Fields]"]
 
 
-def _shipped_data(path: Path) -> bytes:
-    """Return the shipped file's content, also from within an archive."""
+def shipped_data(path: Path) -> bytes:
+    """Return the content of a file that Lifebeat ships, also from within an archive."""
     from lifebeat import config
 
     data: bytes = config.__spec__.loader.get_data(str(path))
