@@ -127,6 +127,7 @@ class RememberedScheduler:
         self.added: dict[str, tuple[Instants, Callable[[datetime], object]]] = {}
         self.once: dict[str, Callable[[datetime], object]] = {}
         self.calls: list[str] = []
+        self.drained: list[bool | None] = []
 
     def add(
         self, spec: JobSpec, instants: Instants, jitter: Any, run: Callable[[datetime], object], words: str = ""
@@ -151,8 +152,9 @@ class RememberedScheduler:
     def look_again(self, *, set_back: bool) -> None:
         self.calls.append(f"look again {set_back}")
 
-    def drain(self, timeout: float | None, *, hosts_only: bool = False, but: int | None = None) -> bool:
-        del timeout, hosts_only, but
+    def drain(self, timeout: float | None, *, hosts: bool | None = None, but: int | None = None) -> bool:
+        del timeout, but
+        self.drained.append(hosts)
         return True
 
     def work(self) -> None:
@@ -805,6 +807,7 @@ def test_a_stop_on_a_loop_returns_when_the_end_is_on_record(config: Path) -> Non
         process.life.stop(on_loop=True)
         assert len(shutdowns(process)) == 1
         timer.join()
+    assert process.scheduler.drained == [False]  # a start job under way is waited for, what may need the loop is not
 
 
 class Killed(FileCoordinator):

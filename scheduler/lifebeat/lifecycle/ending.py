@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from lifebeat.lifecycle.membership import Membership
     from lifebeat.lifecycle.scheduler import Scheduler
 
-MARGIN = 0.1  # seconds that a stop may last beyond its deadline, for threads to be woken
+MARGIN = 0.05  # seconds beyond the deadline for threads to be woken, and as many to say that it took too long
 LEAVE_SHARE = 0.5  # of what is left of a stop's time
 LOOP_WAIT = 0.5  # seconds that a stop may hold up an event loop, if the end is on record by then
-LOOP_LEAVE = 0.3  # of them, as servers such as uvicorn end the process by the signal as soon as the loop goes on
+LOOP_SHARE = 0.3  # of them, to wait for runs, and for others
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +80,26 @@ class Ending:
                 "overdue", "the stop took longer than telemetryShutdownTimeout; its shutdown event may be lost"
             )
 
-        threads.within(MARGIN / 2, "say", say)
+        threads.within(MARGIN, "say", say)
 
     def run(self, caller: int, *, on_loop: bool) -> None:
         """Do all of it, in a thread whose caller waits no longer than it may.
 
         Args:
             caller: The thread that stops the scheduler, which may be one of our jobs, and is not waited for.
-            on_loop: Whether an event loop is held up, whose jobs cannot end meanwhile.
+            on_loop: Whether an event loop is held up, whose own jobs cannot end meanwhile.
         """
         try:
-            self.scheduler.drain(0.0 if on_loop else self.deadline.left / 2, but=caller)
+            if on_loop:
+                self.scheduler.drain(min(self.deadline.left / 2, LOOP_SHARE), hosts=False, but=caller)
+            else:
+                self.scheduler.drain(self.deadline.left / 2, but=caller)
             self.membership.drain(self.deadline.left / 2)
             if self.membership.joined is None:
                 self.membership.join_late(self.deadline.left / 4, shared=any(map(is_shared, self.specs)))
             self._run_start_jobs()
             leaving = self.deadline.left * LEAVE_SHARE
-            left = self.membership.leave(min(leaving, LOOP_LEAVE) if on_loop else leaving)
+            left = self.membership.leave(min(leaving, LOOP_SHARE) if on_loop else leaving)
             self._run_shutdown_jobs(left)
         except Exception:
             self.application.logger.exception("the stop failed")

@@ -48,17 +48,17 @@ class DaemonExecutor(BaseExecutor):  # type: ignore[misc]  # APScheduler ships n
         with self._changed:
             self._line.clear()
 
-    def drain(self, timeout: float | None, *, hosts_only: bool = False, but: int | None = None) -> bool:
+    def drain(self, timeout: float | None, *, hosts: bool | None = None, but: int | None = None) -> bool:
         """Wait until nothing runs, and return whether nothing does.
 
         Args:
             timeout: Seconds to wait at most; ``None`` for as long as it takes.
-            hosts_only: Wait for the host's own jobs only.
+            hosts: Wait for the host's own jobs only, or for Lifebeat's only; ``None`` for all.
             but: The thread (its ident) that is not waited for: a job that stops the scheduler would wait for itself.
         """
 
         def is_done() -> bool:
-            return not any(own or not hosts_only for thread, own in self._running.items() if thread != but)
+            return not any(hosts in {None, own} for thread, own in self._running.items() if thread != but)
 
         with self._changed:
             return self._changed.wait_for(is_done, timeout)

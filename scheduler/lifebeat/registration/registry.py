@@ -112,9 +112,9 @@ class Registry:
         self._scheduler.wakeup()
         return asked.wait(timeout)
 
-    def drain(self, timeout: float | None, *, hosts_only: bool = False, but: int | None = None) -> bool:
+    def drain(self, timeout: float | None, *, hosts: bool | None = None, but: int | None = None) -> bool:
         """Wait until no job of ours runs, as ``DaemonExecutor.drain`` does."""
-        return self._executor.drain(timeout, hosts_only=hosts_only, but=but)
+        return self._executor.drain(timeout, hosts=hosts, but=but)
 
     def shut_down(self) -> None:
         """Stop the scheduler, if it is running, without waiting for its jobs."""
@@ -251,7 +251,7 @@ class Registry:
     def _on_stopped(self) -> None:
         on_loop = self.is_loop_bound
         if not on_loop and self._executor.is_awaited:  # the host asked to wait for its jobs, however long they take
-            self._executor.drain(None, hosts_only=True, but=threading.get_ident())
+            self._executor.drain(None, hosts=True, but=threading.get_ident())
         self._stopped(on_loop)
 
     def _hold_hub(self) -> None:
