@@ -16,6 +16,7 @@ from lifebeat.schedule.instants import SECOND, to_datetime
 from lifebeat.storage.forks import guard
 from lifebeat_jobs import agreement, events, identity
 from lifebeat_jobs.answers import OK, Answer, shown
+from lifebeat_jobs.moments import clock_is_set
 from lifebeat_jobs.outbox import LONGEST_BACKOFF, OutboxUnavailable
 from lifebeat_jobs.privacy import Machine, is_object, this_machine, why_withheld
 
@@ -139,6 +140,7 @@ class Delivery:
         settings, clock = self.context.read_settings(), self.context.clock
         trim, now = agreement.trimmer(self.outbox, settings), to_datetime(int(clock.time() * SECOND))
         forms = {name: [form, events.without_id(form)] for name, form in events.declared().items()}
+        is_set = clock_is_set(self.outbox, clock)
         for entry in self.outbox.due(self.batch, early=True):
             if entry.attempts or why_withheld(entry.body, forms, self.machine):
                 continue
@@ -147,7 +149,7 @@ class Delivery:
             if right is None:
                 self.outbox.dropped([entry.uuid], "not sent: the installation has not agreed to this event")
                 continue
-            if not events.is_plausible(right) and now >= events.BUILT:
+            if is_set and not events.is_plausible(right):
                 right = self._with_time(right, now - timedelta(seconds=entry.age))
             if right != body and self.outbox.amended(entry.uuid, new_uuid=right["uuid"], body=json.dumps(right)):
                 agreement.remember_form(self.outbox, right)
@@ -279,7 +281,7 @@ def until_next_attempt(context: JobContext, outbox: Outbox) -> timedelta | None:
     own = outbox.waiting().due_in
     if own is None:
         return None
-    unset = UNSET_CLOCK if context.clock.time() < events.BUILT.timestamp() else 0.0
+    unset = 0.0 if clock_is_set(outbox, context.clock) else UNSET_CLOCK
     held = max(resting(context, outbox, FAILING, ASKED), _left_of_boot(outbox, context.clock), unset)
     return timedelta(seconds=max(own, held, 1.0))
 

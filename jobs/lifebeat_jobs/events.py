@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Count", "Event", "Platform", "Release", "Uuid", "Version", "between"]
 
-BUILT = datetime(2026, 1, 1, tzinfo=UTC)  # before this version was made; a clock that says earlier is not set yet
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)  # no Lifebeat is older, so an event of before has no time yet
 AGES = {1: "1", 4: "2-4", 24: "5-24"}
 OLDEST = "25+"
 AGE = Rule("words", words=(*AGES.values(), OLDEST))
@@ -289,9 +289,9 @@ def wire(name: str, sent_as: str, own: dict[str, Any], moment: datetime, event_i
 
 
 def is_plausible(body: dict[str, Any]) -> bool:
-    """Return whether an event was made while the clock was set."""
+    """Return whether an event has a time: it was made while the clock was set, or got its time since."""
     try:
-        return datetime.fromisoformat(body["timestamp"]) >= BUILT
+        return datetime.fromisoformat(body["timestamp"]) >= FIRST
     except (ValueError, TypeError, KeyError):
         return True  # whatever it is, it is not of the clock; the look at what leaves sees to it
 

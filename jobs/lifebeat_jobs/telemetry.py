@@ -19,6 +19,7 @@ from lifebeat.errors import LifebeatError
 from lifebeat.storage.sqlite import TIMEOUT
 from lifebeat.storage.state_dir import DATABASE_FILE as FILE_NAME
 from lifebeat_jobs import agreement, description, events, identity, privacy
+from lifebeat_jobs.moments import clock_is_set, without_time
 from lifebeat_jobs.outbox import Bounds, Outbox, OutboxUnavailable
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _record(
         if outbox.note_once("no-id", str(context.clock.time())):
             context.logger.warning("nothing is recorded: the instance ID cannot be stored; set telemetryInstanceId")
         return False
+    if not clock_is_set(outbox, context.clock):
+        moment, merges = without_time(context.clock), False
     sent_as, age = context.instance_id, None
     try:
         _begin(context, outbox)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
+RELEASED = "2026-11-28"  # the day of this version's release: a clock that is earlier has not been set
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _LENGTHS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -40,6 +42,10 @@ class Clock(Protocol):
         """Return the name of this boot, ``None`` where boots have none."""
         ...
 
+    def earliest(self) -> float:
+        """Return the time before which it cannot have been set, in seconds since the Unix epoch."""
+        ...
+
 
 class SystemClock:
     """The machine's own clocks."""
@@ -56,6 +62,9 @@ class SystemClock:
                 return file.read().strip() or None
         except (OSError, ValueError):
             return None
+
+    def earliest(self) -> float:
+        return datetime.fromisoformat(f"{RELEASED}T00:00Z").timestamp()
 
 
 def now(clock: Clock) -> Moment:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hosts import end, eventually
+from lifebeat.clock import SystemClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,14 +159,15 @@ def test_a_sleep_around_an_instant_makes_it_late_by_a_minute(
 
 
 @pytest.mark.parametrize("online", [True, False])
-def test_a_board_that_boots_in_1970_tells_the_right_time(
-    installation: Installation, receiver: PostHogServer, *, online: bool
+@pytest.mark.parametrize("boots_at", [0.0, SystemClock().earliest() - 60 * DAY], ids=["1970", "60 days behind"])
+def test_a_board_whose_clock_is_not_set_tells_the_right_time(
+    installation: Installation, receiver: PostHogServer, boots_at: float, *, online: bool
 ) -> None:
     """What was recorded before the clock was set leaves afterwards, with the time at which it happened."""
     if not online:
         receiver.answer(503)
     begun = time.time()
-    host = Clocked(installation, wall=-int(begun))
+    host = Clocked(installation, wall=int(boots_at - begun))
     eventually(lambda: "startup" in installation.run("log", "--config", "config")[1])
     assert receiver.connections == 0
     host.move(wall=0)
@@ -178,7 +180,8 @@ def test_a_board_that_boots_in_1970_tells_the_right_time(
     startup = next(event for event in receiver.events if event["event"] == "startup")
     told = datetime.fromisoformat(startup["timestamp"]).timestamp()
     way = "online" if online else "offline"
-    print(f"\nROW| boot at 1970, {way} | startup told {told - begun:.1f} s after the start |")
+    boot = "1970" if not boots_at else "60 days before the release"
+    print(f"\nROW| boot at {boot}, {way} | startup told {told - begun:.1f} s after the start |")
     assert abs(told - begun) < 15
     assert abs((uuid.UUID(startup["uuid"]).int >> 80) / 1000 - told) < 1
     assert sorted(set(receiver.names())) == ["shutdown", "startup"]

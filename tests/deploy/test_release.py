@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from artifacts import ROOT
+from lifebeat.clock import RELEASED
 from lifebeat.version import __version__
 
 DIST = ROOT / "deploy/release/dist.py"
@@ -192,8 +193,11 @@ def disagreement(changelog: str, version: str) -> str:
 
 
 def test_version_is_the_changelogs_newest() -> None:
-    """The changelog's newest release is the version, and the package takes it from its one place."""
+    """The changelog's newest release is the version, with its day, and the package takes it from its one place."""
     assert disagreement((ROOT / "CHANGELOG.md").read_text(), __version__) == ""
+    dated = re.search(r"^## \[[\d.]+\] - (.{10})", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert dated is not None
+    assert dated[1] == RELEASED
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
 
 

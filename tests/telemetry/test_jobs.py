@@ -38,6 +38,9 @@ def application(tmp_path: Path, receiver: PostHogServer) -> Application:
     return make(tmp_path, receiver)
 
 
+DAY = 86400
+
+
 def make(directory: Path, receiver: PostHogServer) -> Application:
     """Return an installation with the tests' instance ID."""
     directory.mkdir(exist_ok=True)
@@ -161,6 +164,29 @@ def test_an_event_of_an_unset_clock_gets_its_time_before_it_leaves(
     assert first == receiver.events[0]
     assert len({event["distinct_id"] for event in receiver.events}) == 1
     assert receiver.names() == ["startup", "heartbeat"]
+
+
+@pytest.mark.parametrize("was_ahead", [False, True])
+def test_a_clock_that_is_earlier_than_before_the_boot_is_not_set(
+    application: Application, receiver: PostHogServer, *, was_ahead: bool
+) -> None:
+    """A board that boots 60 days behind waits for its clock; where that was ahead before, for an hour at most."""
+    clock = application.clock
+    clock.advance(90 * DAY)
+    clock.jump(60 * DAY * was_ahead)
+    telemetry.startup(application.context())
+    clock.jump(-60 * DAY * was_ahead)
+    clock.reboot(300)
+    clock.jump(-60 * DAY * (not was_ahead))
+    happened = clock.time() + 60 * DAY * (not was_ahead)
+    telemetry.startup(application.context())
+    telemetry.leaving(application.context(timeout=5))
+    assert receiver.names() == ["startup"]
+    clock.advance(3600 if was_ahead else 90)
+    clock.jump(60 * DAY * (not was_ahead))
+    telemetry.heartbeat(application.context())
+    assert receiver.names() == ["startup", "startup", "heartbeat"]
+    assert datetime.fromisoformat(receiver.events[1]["timestamp"]).timestamp() == pytest.approx(happened, abs=0.01)
 
 
 # -- the notice --------------------------------------------------------------------------------------------------------

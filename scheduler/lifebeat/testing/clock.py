@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+_EPOCH = 1_767_225_600.0
+
 
 class FakeClock:
     """A clock that moves only when a test moves it.
 
     Args:
-        epoch: The wall-clock time at the start, in seconds since the Unix epoch; by default 2026-01-01T00:00:00Z.
+        epoch: The wall-clock time at the start, in seconds since the Unix epoch; by default 2026-01-01T00:00:00Z,
+            before which it counts as not set yet.
     """
 
-    def __init__(self, epoch: float = 1_767_225_600.0) -> None:
+    def __init__(self, epoch: float = _EPOCH) -> None:
         self._time = epoch
         self._monotonic = 1000.0
         self._boot = 1
@@ -26,6 +29,10 @@ class FakeClock:
     def boot_id(self) -> str:
         """Return the name of this boot."""
         return f"boot-{self._boot}"
+
+    def earliest(self) -> float:
+        """Return the time before which it cannot have been set, in seconds since the Unix epoch."""
+        return _EPOCH
 
     def advance(self, seconds: float) -> None:
         """Let time pass, on both clocks.
