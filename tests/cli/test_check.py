@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,17 @@ def test_json_holds_the_warnings_of_telemetry_too(config: Path, capsys: pytest.C
     assert cli.main(["check", "--json", "--config", str(config)]) == cli.DONE
     found = [one for one in json.loads(capsys.readouterr().out) if one["source"] is None]
     assert [(one["level"], "releaseVersion" in one["message"]) for one in found] == [("warning", True)]
+
+
+def test_modules_that_are_named_may_lie_in_the_working_directory(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``lifebeat check --allow`` finds them as ``python -m`` does; a command that names none says how, an order too."""
+    monkeypatch.setattr("sys.path", [one for one in sys.path if one])
+    (config / "jobs.yaml").write_text("jobs:\n  tidy: {run: 'bin_of_notes:tidy', every: 1h}\n")
+    Path("bin_of_notes.py").write_text("def tidy():\n    pass\n")
+    assert cli.main(["check"]) == cli.PROBLEM
+    assert "is not allowed" in capsys.readouterr().err
+    assert cli.main(["pause", "tidy"]) == cli.PROBLEM
+    assert "jobs.yaml:2:15: job 'tidy': run: " in capsys.readouterr().err
+    assert cli.main(["check", "--allow", "bin_of_notes"]) == cli.DONE

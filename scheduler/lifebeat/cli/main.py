@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
@@ -58,6 +59,9 @@ def _run(words: list[str], prog: str, arguments: dict[str, Any]) -> int:
     except SystemExit as asked:  # argparse has written its help, or why it does not understand
         return asked.code if isinstance(asked.code, int) else USAGE
     args.arguments, args.prog = arguments, prog
+    if args.allow:  # who names modules means those that lie here; what is installed goes first
+        with contextlib.suppress(FileNotFoundError):
+            sys.path.append(str(Path.cwd()))
     try:
         code: int = args.run(args)
     except ConfigError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lifebeat import steering
 from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE, PROBLEM
-from lifebeat.errors import LifebeatError
+from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.schedule.instants import SECOND
 from lifebeat.text.hints import did_you_mean
 
@@ -140,7 +140,11 @@ def steer(application: Application, job: str, order: Order) -> Answer:
     state = application.state_dir(create=False)
     if not installation.is_one(application.config_dir, state):
         raise LifebeatError(f"{application.config_dir}: nothing of Lifebeat is there; name another with --config DIR")
-    return order(state, steering.find(application.load().specs, job), application.clock)
+    found = application.load()
+    mistakes = [one for one in found.host_problems if f"job {job!r}" in one.message]
+    if mistakes and all(spec.id != job for spec in found.specs):
+        raise ConfigError(*mistakes)
+    return order(state, steering.find(found.specs, job), application.clock)
 
 
 def check_job(application: Application, job: str, remembered: Iterable[Run] = ()) -> None:

@@ -169,7 +169,8 @@ def _import(name: str) -> ModuleType:
         return forks.importing(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ValueError(f"there is no module {error.name!r}{_near_module(name)}; is it on the path?") from None
+            hint = _near_module(name) or "; is it on the path? `python -m …` looks in the working directory, too"
+            raise ValueError(f"there is no module {error.name!r}{hint}") from None
         raise ValueError(f"importing {name!r} failed: it needs the module {error.name!r}, which is missing") from error
     except SystemExit:
         raise ValueError(f"importing {name!r} failed: it ends the process (sys.exit)") from None
