@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hosts import DEADLINE, eventually
 from lifebeat.errors import LifebeatError
 from lifebeat.view.page import Page
 from lifebeat.view.server import Server
@@ -296,3 +299,68 @@ def test_a_name_bound_to_loopback_is_refused(server: Server) -> None:
     request = urllib.request.Request(server.url, headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="421"):
         urllib.request.urlopen(request)
+
+
+@pytest.mark.parametrize(
+    "request_line", ["\x16\x03\x01", "GET / HTTP/9.9", f"GET /{'a' * 70_000} HTTP/1.1", "<script>"]
+)
+def test_what_is_no_request_gets_one_line(server: Server, request_line: str) -> None:
+    """Neither the library's page nor its version is shown to what cannot be read."""
+    said: list[str] = []
+    server.refused = said.append
+    assert raw(server, f"{request_line}\r\nHost: evil.example\r\n\r\n").endswith("\r\n\r\nthe request cannot be read\n")
+    assert said == ["refused: the request cannot be read"]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET {path} HTTP/1.1\r\nHost: {host}\r\nHost: evil.example", "421"),
+        ("GET {path} HTTP/1.1\r\nHost: evil.example\r\nHost: {host}", "421"),
+        ("GET {path} HTTP/1.1\r\nHost: localhost.:{port}", "421"),
+        ("GET {path} HTTP/1.1\r\nHost: [::ffff:127.0.0.1]:{port}", "421"),
+        ("GET {path} HTTP/1.1\r\nHost: 127.0.0.1", "421"),
+        ("GET {path} HTTP/1.1\r\nHost: evil.example\r\n {host}", "421"),
+        ("GET {path} HTTP/1.0", "421"),
+        ("GET http://evil.example{path} HTTP/1.1\r\nHost: {host}", "404"),
+        ("GET /x/..{path} HTTP/1.1\r\nHost: {host}", "404"),
+        ("GET {path}%00 HTTP/1.1\r\nHost: {host}", "404"),
+        ("OPTIONS {path} HTTP/1.1\r\nHost: {host}", "405"),
+        ("PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0", "405"),
+        ("POST / HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 0", "404"),
+        ("POST {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nTransfer-Encoding: chunked", "403"),
+        ("HEAD {path} HTTP/1.1\r\nHost: {host}", "200"),
+    ],
+)
+def test_a_request_written_by_hand(server: Server, head: str, status: str) -> None:
+    """Names, addresses and methods that a browser would not send so open nothing; HEAD has no page in it."""
+    port, path = server.server_port, "/" + server.url.split("/", 3)[3]
+    found = raw(server, head.format(path=path, host=f"127.0.0.1:{port}", port=port) + "\r\n\r\n")
+    assert found.startswith(f"HTTP/1.0 {status} ")
+    assert "report" not in found
+
+
+def test_who_sends_a_byte_now_and_then_holds_no_thread(server: Server) -> None:
+    """A connection lasts so long and no longer, and there are so many at once and no more."""
+    server.longest, server.most = 0.2, 3
+    slow = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(5)]
+    try:
+        for one in slow:
+            one.sendall(b"GET / HT")
+        for one in slow:
+            one.settimeout(DEADLINE)
+            with contextlib.suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        eventually(lambda: urllib.request.urlopen(server.url).status == 200)
+    finally:
+        for one in slow:
+            one.close()
+
+
+def raw(server: Server, request: str) -> str:
+    """What is answered to bytes."""
+    with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+        connection.settimeout(DEADLINE)
+        connection.sendall(request.encode("latin-1"))
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
