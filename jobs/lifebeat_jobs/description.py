@@ -43,17 +43,17 @@ is ever sent than what is listed here; each value is a version, a whole number, 
 
 ## Turn it off
 
-Each of these does; what still waits is then never sent.
+Each of these does; what is still pending is then never sent. `DIR` is the application's config directory.
 
-- `{off}`
-- `"telemetryEnabled": false` in `{config}`
+- `lifebeat setconfig telemetryEnabled false --config DIR`
+- `"telemetryEnabled": false` in `DIR/config.json`
 - `TELEMETRY_ENABLED=false` in the environment
 - `DO_NOT_TRACK=1` in the environment
 
 ## See it
 
-- what would be sent now: `{preview}`
-- what was sent: `{log}`
+- what would be sent now: `lifebeat preview --request --config DIR`
+- what was sent: `lifebeat log --config DIR`
 
 ## With every event
 
@@ -171,10 +171,6 @@ def page(context: JobContext, outbox: Outbox) -> str:
         host=shown(settings.host),
         every=_every(settings),
         identity=_IDENTITIES[identity.mode_of(settings)],
-        off=command(context, "setconfig", "telemetryEnabled", "false"),
-        config=absolute(context.config_dir / "config.json"),
-        preview=command(context, "preview", "--request"),
-        log=command(context, "log"),
         shared=_table(_rows(events.Event, shared if settings.identity != identity.NONE else events.without_id(shared))),
         events="\n\n".join(sections),
         protocol=_table(((f"`{key}`", f"`{json.dumps(events.PROTOCOL[key])}`", why) for key, why in reasons), _FIELDS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -325,11 +326,13 @@ def test_the_whole_request_is_shown_as_it_goes_over_the_wire(application: Applic
 
 
 def test_the_page_for_users_says_all(application: Application) -> None:
-    """Where to, how often, every event and property, and how to turn it off here."""
+    """Where to, how often, every event and property, and how to turn it off; nothing of this machine is in it."""
     application.write(telemetryHost="https://ph.example.org")
     page = telemetry.describe(application.context())
     for words in ("notes", "https://ph.example.org", "every 24h", "setconfig telemetryEnabled false", "DO_NOT_TRACK=1"):
         assert words in page
+    assert str(application.directory) not in page
+    assert sys.executable not in page
     for name, form in events.declared().items():
         assert f"### {name}" in page
         assert all(f"`{field}`" in page for field in form)
