@@ -14,6 +14,8 @@ import pytest
 
 from cluster import Cluster, freeze, lateness, missed, overlapping, twice
 from hosts import Installation, end, eventually
+from lifebeat import history
+from lifebeat.cli.main import main
 from lifebeat.jobfile import reader as jobfile
 
 if TYPE_CHECKING:
@@ -154,29 +156,22 @@ def test_a_database_that_goes_and_comes(installation: Installation, postgresql: 
         assert paused <= 1
 
 
-def test_one_run_at_a_time(installation: Installation, postgresql: PostgreSQL) -> None:
-    """A job that takes longer than its interval does not overlap itself in a process."""
+def test_a_slow_job_and_a_failing_one(installation: Installation, postgresql: PostgreSQL) -> None:
+    """A job that takes longer than its interval does not overlap itself in a process.
+
+    One that fails says so with its traceback, once when it begins to fail; each run is remembered.
+    """
     cluster = Cluster(installation, postgresql.schema(), jobs=1, every="200ms", seconds=0.5)
+    with (installation.directory / "noting.py").open("a") as file:
+        file.write("\ndef fail():\n    raise ValueError('no paper')\n")
+    with (installation.config / "jobs.yaml").open("a") as file:
+        file.write("  boom: {run: 'noting:fail', every: 1s, once: application}\n")
     cluster.start()
+    eventually(lambda: len(history.read(installation.config / "lifebeat", job="boom", failed=True)) > 2)
     cluster.await_instants(4, 60)
-    cluster.end()
+    [errors] = cluster.end()
     assert overlapping(cluster.runs(), 0.5) == []
     assert twice(cluster.runs()) == []
-
-
-def test_a_failing_job(installation: Installation, postgresql: PostgreSQL) -> None:
-    """A shared job that fails says so with its traceback, once when it begins to fail; each run is remembered."""
-    (installation.directory / "failing.py").write_text("def fail():\n    raise ValueError('no paper')\n")
-    (installation.config / "jobs.yaml").write_text(
-        "jobs:\n  boom: {run: 'failing:fail', every: 1s, once: application}\n"
-    )
-    process = installation.lifebeat(
-        "run", "--allow", "failing", LIFEBEAT_ENGINE="procrastinate", LIFEBEAT_DATABASE=postgresql.schema(),
-        PYTHONPATH=str(installation.directory),
-    )  # fmt: skip
-    failed = ("runs", "boom", "--failed", "--json", "--config", "config")
-    eventually(lambda: len(json.loads(installation.run(*failed)[1] or "[]")) > 2)
-    _, _, errors = end(process)
     assert (errors.count("job boom failed"), errors.count("ValueError: no paper")) == (1, 1)
 
 
@@ -232,20 +227,27 @@ def test_nothing_shared(installation: Installation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "environ", "message"),
+    ("words", "engine", "message"),
     [
-        (("--engine", "quartz"), {}, "command line (--engine): 'quartz' is not an engine; expected 'apscheduler'"),
-        ((), {"LIFEBEAT_ENGINE": "procrastinate"}, "environment (LIFEBEAT_ENGINE): 'procrastinate' needs a PostgreSQL"),
-        (("--engine", "celery"), {}, "'celery' needs a Redis"),
-        (("--engine", "procrastinate", "--database", "postgres:/x y"), {}, "the database's URL cannot be read"),
+        (("--engine", "quartz"), "", "command line (--engine): 'quartz' is not an engine; expected 'apscheduler'"),
+        ((), "procrastinate", "environment (LIFEBEAT_ENGINE): 'procrastinate' needs a PostgreSQL"),
+        (("--engine", "celery"), "", "'celery' needs a Redis"),
+        (("--engine", "procrastinate", "--database", "postgres:/x y"), "", "the database's URL cannot be read"),
     ],
     ids=["unknown", "no database", "celery", "no URL"],
 )
-def test_mistakes(installation: Installation, args: tuple[str, ...], environ: dict[str, str], message: str) -> None:
+def test_mistakes(
+    words: tuple[str, ...],
+    engine: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """An engine that cannot be is said with its place, and nothing starts."""
-    code, _, err = installation.run("run", *args, **environ)
-    assert code == 3
-    assert message in err
+    monkeypatch.setenv("LIFEBEAT_ENGINE", engine)
+    monkeypatch.delenv("LIFEBEAT_DATABASE", raising=False)
+    assert main(["run", *words]) == 3
+    assert message in capsys.readouterr().err
 
 
 HOST = """

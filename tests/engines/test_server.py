@@ -77,7 +77,8 @@ def judge(cluster: Cluster, receiver: PostHogServer, fault: str, disturb: Callab
         return [run for run in cluster.runs() if run.instant <= settled]
 
     if kept:
-        eventually(lambda: missed(so_far(), 1.0) == [], 120)
+        with contextlib.suppress(AssertionError):  # which are missed is said at the end
+            eventually(lambda: missed(so_far(), 1.0) == [], 120)
     said = cluster.end()
     eventually(lambda: receiver.names().count("shutdown"), 20)
     runs, names = so_far(), receiver.names()
@@ -87,7 +88,7 @@ def judge(cluster: Cluster, receiver: PostHogServer, fault: str, disturb: Callab
     assert told == (1, 1)
     assert not kept or (twice(runs), missed(runs, 1.0)) == ([], [])
     assert len({event["distinct_id"] for event in receiver.events}) == 1
-    assert not any("Traceback" in one for one in said), said
+    assert not any("lifebeat/" in line for one in said for line in one.split("Traceback")[1:]), said
 
 
 def again(seconds: float, every: float, what: Callable[[], object]) -> None:
@@ -179,8 +180,7 @@ def pooler(postgresql: PostgreSQL, directory: Path) -> Generator[int]:
     directory.chmod(0o777)
     file = directory / "pgbouncer.ini"
     file.write_text(PGBOUNCER.format(socket=postgresql.socket.parent, port=port, directory=directory))
-    user = "nobody" if os.getuid() == 0 else None
-    process = subprocess.Popen([program, str(file)], user=user, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([program, str(file)], user=postgresql.user, stderr=subprocess.DEVNULL)
     try:
         yield port
     finally:

@@ -34,6 +34,12 @@ class PostgreSQL:
         return str(self._server.get_uri())
 
     @property
+    def user(self) -> str | None:
+        """The system's user as whom it runs; ``None`` for this one."""
+        user: str | None = self._server.system_user
+        return user
+
+    @property
     def socket(self) -> Path:
         """Where it listens."""
         return self._directory / ".s.PGSQL.5432"
@@ -41,7 +47,11 @@ class PostgreSQL:
     def connect(self) -> socket.socket:
         """A connection to it, for a proxy."""
         made = socket.socket(socket.AF_UNIX)
-        made.connect(str(self.socket))
+        try:
+            made.connect(str(self.socket))
+        except OSError:
+            made.close()
+            raise
         return made
 
     def schema(self) -> str:
