@@ -83,6 +83,23 @@ def test_two_weeks_compared_reveal_no_small_group() -> None:
         assert not small(a - b for a, b in itertools.product(before, after))
 
 
+def test_two_breakdowns_compared_reveal_no_small_group() -> None:
+    """Nor does who holds the versions of a week against its platforms: both add up to the same total."""
+    threshold, most = 3, 12
+    shown_by_total: dict[int, list[tuple[tuple[int, ...], str]]] = defaultdict(list)
+    for counts in itertools.product(range(most), repeat=3):
+        there = {name: n for name, n in zip("abc", counts, strict=True) if n}
+        shown_by_total[sum(counts)].append((counts, str(publishable(there, threshold))))
+    numbers: dict[tuple[int, str, str, int], set[int]] = defaultdict(set)
+    for total in range(threshold, most):
+        for (ours, one), (theirs, other) in itertools.product(shown_by_total[total], repeat=2):
+            found = [*ours, *(total - n for n in (*ours, *theirs)), *theirs]
+            for place, number in enumerate(found):
+                numbers[total // threshold, one, other, place].add(number)
+    assert len(numbers) > 1000
+    assert not [place for place, found in numbers.items() if found <= set(range(1, threshold))]
+
+
 def test_exact_numbers_would_reveal_them() -> None:
     """The same reader finds small groups where numbers are exact or only the small rows are left out."""
     exact = [{"a": 25, "b": 12}, {"a": 22, "b": 12}]
