@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lifebeat.cli.main import main
+from lifebeat.cli.status import how_often
 from lifebeat.clock import SystemClock
 from lifebeat.history import History
+from lifebeat.jobfile import reader
+from lifebeat.settings import layers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,3 +125,20 @@ def test_a_job_is_steered_on_the_command_line(machine: Machine) -> None:
     assert (code, "the end of the pause is past" in err) == (1, True)
     assert "did you mean 'report'" in machine.lifebeat("resume", "raport", *allow)[2]
     assert machine.lifebeat("pause", "report", "--until", "someday", *allow)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("trigger", "words"),
+    [
+        ("every: 6h, phase: installation", " every 6h"),
+        ("every: '${telemetryHeartbeatInterval}'", " every 24h"),
+        ("cron: '0 3 * * *'", " cron 0 3 * * * (UTC)"),
+        ("every: 6h, enabled: false", ""),
+    ],
+)
+def test_status_says_how_often_the_job_file_sends(tmp_path: Path, trigger: str, words: str) -> None:
+    """What is said is what runs, and not a setting that the job file does not use."""
+    run = "run: 'lifebeat_jobs.telemetry:heartbeat', once: application"
+    (tmp_path / "jobs.yaml").write_text(f"jobs:\n  beat: {{{run}, {trigger}}}\n")
+    found = reader.load(tmp_path / "jobs.yaml", layers.merge([layers.packaged()]))
+    assert how_often(found.specs) == words

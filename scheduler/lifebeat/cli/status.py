@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console
@@ -10,14 +11,17 @@ from lifebeat.errors import LifebeatError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
+    from lifebeat.jobfile.spec import JobSpec
 
 HEARTBEAT = "heartbeat"
 _TIMES = ("waiting_since", "next_attempt", "last_delivered", "next_heartbeat")
 _ALWAYS = ("instance_id", "waiting")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_NO_PHASE = timedelta(0)
 
 
 def add_commands(line: CommandLine) -> None:
@@ -139,8 +143,6 @@ def summary(application: Application, found: dict[str, Any]) -> str:
 
 
 def _telemetry_in_words(application: Application, found: dict[str, Any]) -> str:
-    from lifebeat.text.durations import format_duration
-
     if found["telemetry"] == "off":
         return f"Off: {found['reason']}. Nothing is recorded or sent."
     if found["telemetry"] == "paused":
@@ -151,7 +153,6 @@ def _telemetry_in_words(application: Application, found: dict[str, Any]) -> str:
         return "On, by what is written here; no application has run here yet, and what it passes in code is not known."
     if settings.api_key is None:
         return f"On, but {name} has no API key here, so nothing is sent; events stay in the local ledger."
-    every = format_duration(settings.heartbeat_interval)
     now, last, following = application.clock.time(), found["last_delivered"], found["next_heartbeat"]
     if found["error"] is not None:
         delivered = "what was delivered cannot be seen"
@@ -159,7 +160,17 @@ def _telemetry_in_words(application: Application, found: dict[str, Any]) -> str:
         nothing = "nothing delivered yet" if application.record else "no application has run here yet"
         delivered = nothing if last is None else f"last delivered {_ago(now - last)}"
     upcoming = "" if following is None else f", next {_clock(following, now)}"
-    return f"On. {name} sends to {found['host'] or settings.host} every {every}; {delivered}{upcoming}."
+    where = f"{found['host'] or settings.host}{how_often(application.load().specs)}"
+    return f"On. {name} sends to {where}; {delivered}{upcoming}."
+
+
+def how_often(specs: Iterable[JobSpec]) -> str:
+    """Return how often it sends by the job file, with a blank before it; empty where there is no heartbeat."""
+    from lifebeat.jobfile.targets import SHIPPED
+    from lifebeat.schedule.triggers import Every, in_words
+
+    beats = (spec.trigger for spec in specs if spec.enabled and spec.run == SHIPPED[1])
+    return ", ".join(f" {in_words(one._replace(phase=_NO_PHASE) if isinstance(one, Every) else one)}" for one in beats)
 
 
 def _ago(seconds: float) -> str:

@@ -22,10 +22,9 @@ _UNREADABLE = "the request cannot be read"
 
 
 class _Handler(WSGIRequestHandler):
-    server: Server
-
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the library's signature
         """Answer what is no request in one line of ours."""
+        assert isinstance(self.server, Server)
         self.server.refused(f"refused: {_UNREADABLE}")
         content = f"HTTP/1.0 {code} Refused\r\nContent-Type: text/plain\r\n\r\n{_UNREADABLE}\n"
         self.wfile.write(content.encode())
