@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from lifebeat import clock as clocks
 from lifebeat.storage.forks import in_child
 from lifebeat.storage.locks import FileLock
+from lifebeat.storage.safe_file import absolute
 from lifebeat.storage.sqlite import TIMEOUT, Database, DatabaseUnavailable
 from lifebeat_jobs import rows
 from lifebeat_jobs.rows import Bounds, Recorded, State
@@ -118,7 +119,7 @@ class Outbox:
         self._clock = clock
         self._warn = warn
         self._database = Database(path, rows.SCHEMA, warn=warn, timeout=busy_timeout)
-        self._key: object = id(self) if path is None else path.absolute()
+        self._key: object = id(self) if path is None else absolute(path)
 
     # -- recording ---------------------------------------------------------------------------------------------
 

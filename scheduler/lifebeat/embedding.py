@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 from lifebeat.clock import SystemClock
@@ -11,8 +12,9 @@ from lifebeat.consent import EarlierOptOut
 from lifebeat.handle import Lifebeat
 from lifebeat.log import get_logger
 from lifebeat.registration.registry import handle_of
-from lifebeat.settings.source import ConfigSource
+from lifebeat.settings.source import ConfigSource, variable
 from lifebeat.settings.source import config_dir as find_config_dir
+from lifebeat.storage.safe_file import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +132,8 @@ def check_arguments(arguments: HostArguments) -> None:
 def source_of(arguments: HostArguments) -> ConfigSource:
     """Return where the settings of a host with these arguments come from."""
     values = {key: arguments.get(name) for name, key in KEYS.items()}
-    directory = find_config_dir(arguments.get("config_dir"), os.environ)
+    # Absolute, as a host may change its working directory later.
+    directory = Path(absolute(find_config_dir(arguments.get("config_dir"), os.environ)))
     source = ConfigSource(directory, arguments=values, environ=os.environ, modules=sys.modules)
     source.earlier_opt_out = EarlierOptOut(source, SystemClock(), remember=True)
     return source
@@ -157,13 +160,13 @@ def _attach(scheduler: Any, handle: Lifebeat, *, signals: bool) -> Lifebeat:
 def _coordinator_of(engine: str | None, database: str | None) -> MakeCoordinator | None:
     """Return what makes the engine's coordinator; ``None`` for the processes of this machine."""
     where = "attach(engine=…)" if engine else "environment (LIFEBEAT_ENGINE)"
-    name = engine or os.environ.get("LIFEBEAT_ENGINE", "").strip()
+    name = engine or variable(os.environ, "LIFEBEAT_ENGINE")
     if not name or name == "apscheduler":
         return None
     import importlib
 
     # By its name: engines stand above this room, as they have an attach function of their own.
     engines = importlib.import_module("lifebeat.engines")
-    url = database or os.environ.get("LIFEBEAT_DATABASE", "").strip() or None
+    url = database or variable(os.environ, "LIFEBEAT_DATABASE") or None
     made: MakeCoordinator = engines.choose(name, url, where=where)
     return made

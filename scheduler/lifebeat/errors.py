@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _LONGEST_REASON = 200
@@ -50,5 +51,6 @@ def in_words(error: BaseException) -> str:
         said = ""
     if not isinstance(error, LifebeatError):
         said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    said = re.sub(r"://[^/\s@]*@", "://...@", said[: 8 * _LONGEST_REASON])  # a password in a URL
     shown = "".join(letter if letter.isprintable() else " " for letter in said[: 4 * _LONGEST_REASON])
     return " ".join(shown.split())[:_LONGEST_REASON]

@@ -15,7 +15,7 @@ from lifebeat.settings import edit
 from lifebeat.settings.layers import CONFIG_FILES, JOB_FILE
 from lifebeat.settings.table import BY_NAME
 from lifebeat.storage import state_dir as statedir
-from lifebeat.storage.safe_file import absolute
+from lifebeat.storage.safe_file import absolute, real
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ def seed(config_dir: Path) -> str:
     import hashlib
     import platform
 
-    place = os.path.realpath(config_dir)  # of links in a circle it makes what it can, where pathlib raises
+    place = real(config_dir)
     return hashlib.sha256(os.fsencode(f"{platform.node()}:{place}")).hexdigest()
 
 

@@ -15,6 +15,7 @@ from lifebeat.lifecycle.signals import sigterm_of_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from hosts import Installation
     from lifebeat.testing import PostHogServer
@@ -59,6 +60,26 @@ def test_a_directory_that_cannot_be_looked_at_pauses_telemetry(
     scheduler.start()
     assert handle.status()["telemetry"] == "paused"
     assert "telemetry is paused until this is fixed" in caplog.text
+
+
+def test_a_host_may_change_or_lose_its_working_directory(
+    scheduler: Any, installation: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A relative directory is that of the call; where the working directory is gone telemetry is paused."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(installation.directory)
+    handle = lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2", config_dir="config")
+    monkeypatch.chdir(gone)
+    assert handle.setconfig("telemetryHeartbeatInterval", "6h") == str(installation.config / "config.json")
+    gone.rmdir()
+    assert handle.status()["telemetry"] == "on"
+    other: Any = BackgroundScheduler(timezone="UTC")
+    lost = lifebeat.attach(other, app_name="notes", app_version="1", host=installation.receiver.url, signals=False)
+    other.start()
+    assert lost.status()["telemetry"] == "paused"
+    assert "the working directory is gone" in lost.status()["reason"]
+    other.shutdown()
 
 
 def test_preview(scheduler: Any, installation: Installation, receiver: PostHogServer) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lifebeat.settings.source import ConfigSource
+from lifebeat.settings.source import ConfigSource, config_dir
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -305,6 +305,15 @@ def test_quotes_that_docker_keeps_are_taken_off(tmp_path: Path, quote: str) -> N
     (warning,) = found.warnings
     assert "environment (TELEMETRY_API_KEY): telemetryApiKey: the quotes around the value" in str(warning)
     assert "phc_" not in str(warning)
+
+
+def test_quotes_around_a_place_are_taken_off(tmp_path: Path) -> None:
+    """Else an opt-out in that directory, or in that overlay, would not be seen."""
+    environ = {"LIFEBEAT_CONFIG_DIR": f'"{tmp_path}"', "LIFEBEAT_DEPLOYMENT": "'quiet'"}
+    (tmp_path / "deployments").mkdir()
+    (tmp_path / "deployments" / "quiet.yaml").write_text("telemetryEnabled: false\n")
+    assert config_dir(None, environ) == tmp_path
+    assert read(tmp_path, environ=environ).opted_out
 
 
 def test_a_key_that_is_none(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lifebeat.cli import options
 from lifebeat.cli.console import DONE
+from lifebeat.settings.source import variable
 
 if TYPE_CHECKING:
     import argparse
@@ -80,8 +81,8 @@ def _engine(args: argparse.Namespace, environ: Mapping[str, str]) -> MakeCoordin
     from lifebeat import engines
 
     where = "command line (--engine)" if args.engine else "environment (LIFEBEAT_ENGINE)"
-    name = args.engine or environ.get("LIFEBEAT_ENGINE", "").strip() or "apscheduler"
-    url = args.database or environ.get("LIFEBEAT_DATABASE", "").strip() or None
+    name = args.engine or variable(environ, "LIFEBEAT_ENGINE") or "apscheduler"
+    url = args.database or variable(environ, "LIFEBEAT_DATABASE") or None
     return engines.choose(name, url, where=where)
 
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.errors import ConfigError, LifebeatError, Problem
+from lifebeat.settings.source import variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,7 @@ def look(environ: Mapping[str, str], app_name: str | None) -> dict[str, Any] | N
     The keys are ``engine``, ``reachable``, ``reason`` if it is not, and else ``members``, ``waiting`` and
     ``last_run``.
     """
-    name, url = (environ.get(f"LIFEBEAT_{key}", "").strip() for key in ("ENGINE", "DATABASE"))
+    name, url = (variable(environ, f"LIFEBEAT_{key}") for key in ("ENGINE", "DATABASE"))
     if name not in _SERVERS:
         return None
     found: dict[str, Any] = {"engine": name, "reachable": False}

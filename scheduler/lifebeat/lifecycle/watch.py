@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lifebeat.storage import threads
 from lifebeat.storage.forks import guard
-from lifebeat.storage.safe_file import fingerprint
+from lifebeat.storage.safe_file import absolute, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +167,7 @@ class Watch:
 
     def _directories(self) -> set[str]:
         """Return where something can happen to the files: their directories, and those of every link on the way."""
-        return {str(directory) for path in self._files() for directory in _directories_of(path.absolute())}
+        return {str(directory) for path in self._files() for directory in _directories_of(Path(absolute(path)))}
 
 
 def _inotify() -> Inotify | None:

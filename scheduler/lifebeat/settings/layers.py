@@ -262,7 +262,7 @@ def _refusal(label: str) -> Layer:
 
 
 def _is_set(value: str) -> bool:
-    return _unquoted(value.strip()).lower() not in {"", "0", "false"}
+    return unquoted(value.strip()).lower() not in {"", "0", "false"}
 
 
 def merge(layers: list[Layer]) -> Settings:
@@ -294,7 +294,7 @@ def merge(layers: list[Layer]) -> Settings:
 
 def _parse_value(layer: Layer, name: str, problems: list[Problem], warnings: list[Problem]) -> LayerValue:
     key, label, written = BY_NAME[name], layer.labels.get(name, layer.label), layer.values[name]
-    bare = _unquoted(written) if isinstance(written, str) else written
+    bare = unquoted(written) if isinstance(written, str) else written
     if bare != written:
         message = f"{name}: the quotes around the value are taken off (docker --env-file keeps them); write it without"
         warnings.append(layer.problem(name, message))
@@ -309,6 +309,7 @@ def _parse_value(layer: Layer, name: str, problems: list[Problem], warnings: lis
     return LayerValue(label, value, written)
 
 
-def _unquoted(value: str) -> str:
+def unquoted(value: str) -> str:
+    """Return a text without the quotes around the whole of it."""
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
     return value[1:-1] if is_quoted else value

@@ -19,6 +19,7 @@ from lifebeat.settings.layers import (
     merge,
     packaged,
     refusals,
+    unquoted,
 )
 from lifebeat.settings.table import is_loopback
 from lifebeat.storage.safe_file import fingerprint, printable
@@ -30,10 +31,15 @@ if TYPE_CHECKING:
     from lifebeat.settings.table import Settings
 
 
+def variable(environ: Mapping[str, str], name: str) -> str:
+    """Return a variable of the environment without blanks and quotes around it, which ``docker --env-file`` keeps."""
+    return unquoted(environ.get(name, "").strip())
+
+
 def config_dir(argument: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
     """Return the config directory: the argument, else ``LIFEBEAT_CONFIG_DIR``, else systemd's, else ``./config``."""
     systemd = environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0]
-    path = Path(environ.get("LIFEBEAT_CONFIG_DIR") or systemd or "config" if argument is None else argument)
+    path = Path(variable(environ, "LIFEBEAT_CONFIG_DIR") or systemd or "config" if argument is None else argument)
     try:
         return path.expanduser()
     except RuntimeError:  # nobody's home is known
@@ -83,7 +89,7 @@ class ConfigSource:
     @property
     def deployment(self) -> str | None:
         """Return the name of the overlay in use; ``None`` for none."""
-        return self._deployment or self.environ.get("LIFEBEAT_DEPLOYMENT") or None
+        return self._deployment or variable(self.environ, "LIFEBEAT_DEPLOYMENT") or None
 
     @property
     def overlay(self) -> Path | None:
@@ -147,6 +153,11 @@ class ConfigSource:
 
     def _no_directory(self) -> Problem | None:
         """Return what is wrong with the directory, once and not for each file."""
+        try:
+            if not self.config_dir.is_absolute():
+                os.getcwd()  # noqa: PTH109 - only whether there is one
+        except OSError:
+            return Problem(printable(self.config_dir), "cannot be found: the working directory is gone; name it whole")
         try:
             os.stat(f"{self.config_dir}/.")  # noqa: PTH116 - a path would drop the dot, and with it the question
         except FileNotFoundError:

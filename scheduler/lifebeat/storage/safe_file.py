@@ -66,8 +66,22 @@ def printable(path: Path) -> str:
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Return an absolute path without ``..``, no link followed: one to the current release moves with each."""
-    return os.path.abspath(path)  # noqa: PTH100 - pathlib has none that follows no link
+    """Return an absolute path without ``..``, no link followed: one to the current release moves with each.
+
+    Where the working directory is gone it stays as it is.
+    """
+    try:
+        return os.path.abspath(path)  # noqa: PTH100 - pathlib has none that follows no link
+    except OSError:
+        return os.fspath(path)
+
+
+def real(path: str | os.PathLike[str]) -> str:
+    """Return a path with every link followed, as far as it leads; where that cannot be known it stays as it is."""
+    try:
+        return os.path.realpath(path)  # of links in a circle it makes what it can, where pathlib raises
+    except (OSError, ValueError):
+        return os.fspath(path)
 
 
 def exists(path: Path) -> bool:

@@ -152,7 +152,7 @@ def dies_with_container(path: Path, environ: Mapping[str, str], *, root: Path = 
         mounts = (root / "proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return False
-    place, best, kind = os.fsencode(os.path.realpath(path)) + b"/", b"", b""
+    place, best, kind = os.fsencode(safe_file.real(path)) + b"/", b"", b""
     for line in mounts:
         fields, _, behind = line.partition(b" - ")
         point = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), fields.split(b" ")[4])

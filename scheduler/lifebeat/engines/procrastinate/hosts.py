@@ -16,6 +16,7 @@ from lifebeat.errors import ConfigError, LifebeatError, Problem
 from lifebeat.log import get_logger
 from lifebeat.once.protocol import UnknownJob
 from lifebeat.registration.registry import background_scheduler
+from lifebeat.settings.source import variable
 from lifebeat.storage import threads
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def attach(
     Raises:
         ConfigError: The host's own jobs in the job file have a fault, or the URL cannot be read.
     """
-    url = database or os.environ.get("LIFEBEAT_DATABASE", "").strip() or None
+    url = database or variable(os.environ, "LIFEBEAT_DATABASE") or None
     if url is not None:
         _check(url)
     made: list[ProcrastinateCoordinator] = []
