@@ -91,7 +91,7 @@ class Life:
         self._begun: set[str] = set()
         self._ran: dict[tuple[str, int], None] = {}
         self._running: Counter[str] = Counter()
-        self._claiming: Counter[str] = Counter()
+        self._calling: Counter[str] = Counter()  # of those that are under way, claims apart
         self._ordered: dict[str, int] = {}
         self._refused: JobFile | None = None  # the edit that is not applied, which was said
         self._busy: set[str] = set()
@@ -277,19 +277,10 @@ class Life:
         job_id, instant = spec.id, to_instant(at)
         if not plans.is_shared(spec):
             return self.call(spec, at, by_hand=by_hand) if self._is_new(job_id, instant) else None
-        is_ours = self._claim(job_id, instant)
+        is_ours = self._membership.claim(job_id, instant)
         if is_ours is None:
             self._ask_again(spec, at, by_hand=by_hand)
         return self.call(spec, at, by_hand=by_hand) if is_ours else None
-
-    def _claim(self, job_id: str, instant: int) -> bool | None:
-        with self._lock:
-            self._claiming[job_id] += 1
-        try:
-            return self._membership.claim(job_id, instant)
-        finally:
-            with self._lock:
-                self._claiming[job_id] -= 1
 
     def _ask_again(self, spec: JobSpec, at: datetime, *, by_hand: bool) -> None:
         name = f"{spec.id}:again" if spec.coalesce and not by_hand else f"{spec.id}:again:{to_instant(at)}"
@@ -336,7 +327,7 @@ class Life:
                 return self.call(spec, to_datetime(instant), by_hand=by_hand)
         instants = instants_of(spec.trigger, job_id=job_id, seed=planned.seed, started_at=self._started.wall)
         is_last = instants is None or instants.after(instant) is None
-        if by_hand or not spec.coalesce or self._claiming[job_id] or is_last:
+        if by_hand or not spec.coalesce or not self._is_full(spec) or is_last:
             raise Busy(f"job {job_id}: {spec.max_instances} under way")
         self.application.logger.warning("job %s: a run was skipped, as one is still running", job_id)
         self.pass_over(job_id, to_datetime(instant), late=False)
@@ -345,15 +336,18 @@ class Life:
     def pass_over(self, job_id: str, instant: datetime, late: bool, *, by_hand: bool = False) -> None:
         """Remember that an instant was not run: it came too late, or as many runs as may be were under way.
 
-        Where one of these is a claim yet, which takes seconds in an outage, and may lead to no run here, ask again.
+        Where one of these was only a claim, which takes seconds in an outage and may lead to no run here, ask again.
         """
         planned = self._plan.get(job_id)
-        if planned is not None and not late and self._claiming[job_id]:
+        if planned is not None and not late and plans.is_shared(planned.spec) and not self._is_full(planned.spec):
             self._ask_again(planned.spec, instant, by_hand=by_hand)
         elif planned is not None:
             shared, reason = plans.is_shared(planned.spec), None if late else "as many as may be were running"
             outcome: Outcome = "missed" if late else "skipped"
             self.history.pass_over(job_id, to_instant(instant), outcome, reason, shared=shared, by_hand=by_hand)
+
+    def _is_full(self, spec: JobSpec) -> bool:
+        return self._calling[spec.id] >= spec.max_instances
 
     def _is_new(self, job_id: str, instant: int) -> bool:
         """Return whether the process has not run an instant yet: a clock that is set back shows it once more."""
@@ -389,6 +383,8 @@ class Life:
         joined = self._membership.joined
         started = joined.started if joined is not None and plans.is_shared(spec) else self._started
         failed: BaseException | None = None
+        with self._lock:
+            self._calling[spec.id] += 1
         try:
             self._runner.call(spec, instant, started, timeout=timeout, attempt=attempt, by_hand=by_hand)
         except (
@@ -401,6 +397,9 @@ class Life:
                 wait = spec.retry.wait * 2 ** (attempt - 1)
                 again = partial(self._call_again, spec, instant, attempt + 1, by_hand)
                 self._add_once(f"{spec.id}:retry", wait, again, is_hosts=True)
+        finally:
+            with self._lock:
+                self._calling[spec.id] -= 1
         self._failures.note(spec, instant, started, failed)
         return failed
 
