@@ -96,8 +96,8 @@ def fleet(request: pytest.FixtureRequest) -> Fleet:
     return Fleet(request.param)
 
 
-@pytest.fixture(scope="module", params=STATES)
-def answers(request: pytest.FixtureRequest, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(scope="module")
+def both(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the queries find before the merge and after it; every tenth event was delivered twice."""
     directory = tmp_path_factory.mktemp("identities")
     for name, rows in {"first.tsv": fleet.rows, "again.tsv": fleet.rows[::10]}.items():
@@ -110,7 +110,13 @@ def answers(request: pytest.FixtureRequest, fleet: Fleet, tmp_path_factory: pyte
     command = [sys.executable, "-c", ENGINE, *places]
     done = subprocess.run(command, input=told, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 0, done.stderr[-2000:]
-    return dict(zip(STATES, json.loads(done.stdout), strict=True))[request.param]
+    return dict(zip(STATES, json.loads(done.stdout), strict=True))
+
+
+@pytest.fixture(params=STATES)
+def answers(request: pytest.FixtureRequest, both: Any) -> Any:
+    """What they find in one of the two."""
+    return both[request.param]
 
 
 def by_day(rows: list[list[Any]]) -> dict[date, int]:
