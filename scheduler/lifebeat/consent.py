@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lifebeat.settings.source import ConfigSource
     from lifebeat.settings.table import Settings
 
-_LIMIT = 1024 * 1024
 _SETTLED = 1.0  # seconds that a file has not changed for: half-written it may be whole, and say nothing yet
 # What says off for one process only, and not in anybody's name.
 _PASSING = ("CI environment", "test run")
@@ -118,12 +117,10 @@ class EarlierOptOut:
 
     def _says_nothing(self, file: Path, settings: Settings) -> bool:
         """Return whether a file is there, whole, and has been so for a moment."""
-        try:
-            data = safe_file.read(file, limit=_LIMIT)
-        except safe_file.CannotRead:
-            return False
-        whole = not any(problem.source == str(file) for problem in settings.problems)
-        return bool(data and data.strip()) and whole and abs(self._clock.time() - _changed(file)) > _SETTLED
+        name = safe_file.printable(file)
+        is_wrong = any(problem.source == name for problem in settings.problems)
+        whole = settings.files.get(name) == "complete" and not is_wrong
+        return whole and safe_file.exists(file) and abs(self._clock.time() - _changed(file)) > _SETTLED
 
 
 def _changed(path: Path) -> float:

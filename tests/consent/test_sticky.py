@@ -46,7 +46,23 @@ def put(path: Path, text: str, *, age: float = 10.0) -> None:
     os.utime(path, (time.time() - age, time.time() - age))
 
 
-GONE = {"absent": None, "empty": "", "blank": " \n", "half-written": '{"telemetryEna', "a directory": "directory"}
+GONE = {
+    "absent": None,
+    "empty": "",
+    "blank": " \n",
+    "half-written": '{"telemetryEna',
+    "null": "null",
+    "a list": "[]\n",
+    "a directory": "directory",
+}
+    "absent": None,
+    "empty": "",
+    "blank": " \n",
+    "half-written": '{"telemetryEna',
+    "null": "null",
+    "a list": "[]\n",
+    "a directory": "directory",
+}
 
 
 @pytest.mark.parametrize("what", GONE)
