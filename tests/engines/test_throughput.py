@@ -1,4 +1,4 @@
-"""A thousand jobs that are due at once, beside the engine used directly: at least nine tenths as fast."""
+"""A thousand jobs that are due at once, beside the engine used directly: each runs once; prints how long both took."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("postgresql")]
 
 JOBS = int(os.environ.get("JOBS", "1000"))
-LEAST = 0.9
 AHEAD = 90.0  # seconds in which a thousand jobs are registered, however busy the machine is
 NOTE = """
     import os, time
@@ -97,9 +96,8 @@ def took(cluster: Cluster, at: int, timeout: float = 300) -> float:
 
 
 def compare(engine: str, ours: float, plain: float) -> None:
-    """Print both, and hold the bound."""
+    """Print both."""
     print(f"\n{engine}: {JOBS} jobs due at once: {ours:.1f} s; the engine alone: {plain:.1f} s ({plain / ours:.2f} x)")
-    assert plain / ours >= LEAST
 
 
 def test_procrastinate(installation: Installation, postgresql: PostgreSQL) -> None:
