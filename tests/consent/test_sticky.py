@@ -55,14 +55,6 @@ GONE = {
     "a list": "[]\n",
     "a directory": "directory",
 }
-    "absent": None,
-    "empty": "",
-    "blank": " \n",
-    "half-written": '{"telemetryEna',
-    "null": "null",
-    "a list": "[]\n",
-    "a directory": "directory",
-}
 
 
 @pytest.mark.parametrize("what", GONE)
