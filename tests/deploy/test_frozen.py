@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts import ROOT, Venv, build, copy_project, run
+from lifebeat import installation
 from lifebeat.testing import telemetry_allowed
 
 if TYPE_CHECKING:
+    import pytest
+
     from lifebeat.testing import PostHogServer
 
 APPLICATION = """
@@ -57,3 +60,9 @@ def test_a_zip_of_an_application_has_the_files_that_are_shipped(tmp_path: Path) 
     assert (tmp_path / "made" / "jobs.yaml").exists()
     command = next(line for line in shown.splitlines() if "setconfig telemetryEnabled false" in line)
     assert f"env PYTHONPATH={tmp_path / 'notes.pyz'} {sys.executable} -m lifebeat" in command
+
+
+def test_a_program_of_pyinstallers_is_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with ``-m lifebeat`` it would be the application once more: no command that is shown says so."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert installation.interpreter() == []
