@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lifebeat.clock import Deadline, SystemClock
 from lifebeat.lifecycle.signals import sigterm_of_host
 from lifebeat.log import get_logger
-from lifebeat.registration.registry import Registry
+from lifebeat.registration.registry import Registry, handles
 from lifebeat.registration.store import running_loop
 from lifebeat.storage import forks, safe_file, threads
 
@@ -66,6 +66,8 @@ class Lifebeat:
         self._starting: threading.Event | None = None
         self._is_checked = False
         self._signals: StopSignals | None = None
+        self.stops_by_signal = False
+        self._deadline: Deadline | None = None
         self._registry = Registry(
             scheduler, started=self._start, stopped=self._stop, passed_over=self._passed_over, handle=self
         )
@@ -228,8 +230,13 @@ class Lifebeat:
         self._registry.unlisten()
         return self._life is None or self._life.wait(timeout)
 
-    def stop_scheduler(self) -> None:
-        """Stop the scheduler, and wait until Lifebeat's part in that is over."""
+    def stop_scheduler(self, deadline: Deadline | None = None) -> None:
+        """Stop the scheduler, and wait until Lifebeat's part in that is over.
+
+        Args:
+            deadline: Until when it has time; ``None`` for ``telemetryShutdownTimeout`` from now.
+        """
+        self._deadline = deadline
         self._registry.shut_down()
         if self._life is not None:
             self._life.wait(None)
@@ -263,6 +270,7 @@ class Lifebeat:
         """
         if self._has_own_jobs():
             self._check()
+        self.stops_by_signal = signals
         if signals and not self.is_idle():
             self._signals = sigterm_of_host()
             if self._signals is not None:
@@ -344,9 +352,9 @@ class Lifebeat:
             self._signals.raise_again()
 
     def _stop(self, on_loop: bool) -> None:
-        deadline = None
+        deadline = self._deadline
         if self._starting is not None:
-            deadline = Deadline(SystemClock(), self._source.read().shutdown_timeout.total_seconds())
+            deadline = deadline or self._new_deadline()
             self._starting.wait(deadline.left)
         is_over = self._life is None or self._life.stop(on_loop, deadline)
         signals = self._signals
@@ -368,15 +376,21 @@ class Lifebeat:
             self._signals.raise_again()
 
     def _on_signal(self) -> bool:
-        """Stop, for a signal that has come; called in the thread that watches."""
+        """Stop, for a signal that has come, and before it what else of this process the signal would end."""
         signals = self._signals
         if signals is None:
             return False
         signals.drain()
         if signals.received is None:
             return True
-        self.stop_scheduler()
+        deadline = self._new_deadline()
+        others: list[Lifebeat] = [one for one in handles() if one is not self and one.stops_by_signal]
+        for one in (*others, self):
+            one.stop_scheduler(deadline)
         return False
+
+    def _new_deadline(self) -> Deadline:
+        return Deadline(SystemClock(), self._source.read().shutdown_timeout.total_seconds())
 
     def _forget(self) -> None:
         """Forget the life in a forked child: it is the parent's."""

@@ -171,9 +171,10 @@ signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_plain_script_that_does_nothing_at_a_sigterm(installation: Installation, receiver: PostHogServer) -> None:
-    """``attach`` sees to SIGTERM where the host left it at its default, without being asked to."""
+    """``attach`` sees to SIGTERM where the host left it at its default, without being asked to, on all schedulers."""
     process = installation.script(
-        HEAD + "scheduler = attached(BackgroundScheduler())\nscheduler.start()\ntime.sleep(60)"
+        HEAD
+        + "for scheduler in [attached(BackgroundScheduler()) for _ in range(2)]:\n    scheduler.start()\ntime.sleep(60)"
     )
     receiver.wait_for(1)
     status, _, err = end(process)

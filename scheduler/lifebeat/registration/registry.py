@@ -293,6 +293,11 @@ def handle_of(scheduler: Any) -> Any:
     return None if registry is None else registry.handle
 
 
+def handles() -> list[Any]:
+    """Return the handles of all that is attached to a scheduler of this process."""
+    return [registry.handle for registry in list(_attached.values()) if registry.handle is not None]
+
+
 def background_scheduler() -> Any:
     """Return a scheduler with a thread of its own, for hosts that have none."""
     from apscheduler.schedulers.background import BackgroundScheduler
