@@ -153,6 +153,11 @@ class Outbox:
                 kept.remove(one)
         return not kept
 
+    @property
+    def unrecorded(self) -> int:
+        """Return how many events wait in memory only."""
+        return len(_unrecorded.get(self._key, ()))
+
     def suppressed(self, uuid: str, event: str, body: str, reason: str) -> None:
         """Write an event down that was made but is blocked; it is never sent."""
 
@@ -251,7 +256,7 @@ class Outbox:
 
     def waiting(self) -> Waiting:
         """Return what waits, since when, and until when."""
-        unrecorded = len(_unrecorded.get(self._key, ()))
+        unrecorded = self.unrecorded
 
         def work(connection: Connection, now: Moment) -> Waiting:
             count, first, due_in = connection.execute(

@@ -265,7 +265,13 @@ def flush(context: JobContext, timeout: timedelta | None) -> int:
 
 def leaving(context: JobContext) -> None:
     """Deliver what is due, within time: nothing of it is left to those that go on, who may not have this disk."""
-    _flush(context, _deadline(context), all_waiting=False)
+    outbox = open_outbox(context)
+    try:
+        _flush(context, _deadline(context), all_waiting=False)
+    except OutboxUnavailable as error:
+        context.logger.debug("telemetry was not delivered: %s", error)
+    if lost := outbox.unrecorded:
+        context.logger.warning("events that could not be recorded are lost as this process stops: %s", lost)
 
 
 def withdrawn(context: JobContext) -> None:

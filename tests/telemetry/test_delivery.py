@@ -562,3 +562,14 @@ def test_what_cannot_be_recorded_is_kept_and_delivered_later(
     assert receiver.names() == ["startup", "test_delivery_sorted", "shutdown"]
     assert datetime.fromisoformat(receiver.events[0]["timestamp"]) == happened
     assert "sends anonymous telemetry" in caplog.text
+
+
+def test_what_cannot_be_recorded_until_the_stop_is_said_to_be_lost(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is full to the end does not fail the stop, and nothing is promised that will not be."""
+    application.state_dir = application.directory / "state"
+    application.state_dir.touch()
+    telemetry.shutdown(application.context(timeout=1))
+    telemetry.leaving(application.context(timeout=1))
+    assert caplog.messages[-1] == "events that could not be recorded are lost as this process stops: 1"
