@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from lifebeat.testing import PostHogServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from postgresql import PostgreSQL
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+TEMPORARY = f"{tempfile.gettempdir()}{os.sep}"
+OURS = (str(Path(__file__).parents[1]), sys.prefix)  # these may lie there as well
 LONG = (
     "test_celery",
     "test_procrastinate",
@@ -50,11 +52,10 @@ def _modules_of_one_test() -> Iterator[None]:
     modules, path = set(sys.modules), sys.path[:]
     yield
     sys.path[:] = path
-    temporary = f"{tempfile.gettempdir()}{os.sep}"
     for name in set(sys.modules) - modules:
         module = sys.modules[name]
         places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
-        if any(place.startswith(temporary) for place in places):
+        if any(place.startswith(TEMPORARY) and not place.startswith(OURS) for place in places):
             del sys.modules[name]
 
 
