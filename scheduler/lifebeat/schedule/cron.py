@@ -121,8 +121,9 @@ class Calendar:
     """The instants of five fields in a time zone, day by day.
 
     Where both the day of the month and the day of the week are given, either is enough, unless one of them begins with
-    a ``*``. A time that the clock jumps over comes later by as much as it jumps, on the same day. A time that comes
-    twice counts once, unless the minute or the hour begins with a ``*``. All as in cron.
+    a ``*``; that is as in cron. A time that the clock jumps over comes later by as much as it jumps, where cron runs it
+    right after the jump, or not at all if the minute begins with a ``*``. A time that comes twice counts once, unless
+    the minute or the hour begins with a ``*``, as in cron. ``docs/cron.md`` has every difference.
 
     Raises:
         ValueError: The expression or the time zone is wrong.
