@@ -605,15 +605,15 @@ def test_off_cuts_a_body_that_is_on_its_way(raw: Callable[..., Raw]) -> None:
     switch, begun, taken = Switch(), threading.Event(), list[float]()
 
     def sip(connection: socket.socket) -> None:
-        begun.set()
         with contextlib.suppress(ConnectionError):
             while connection.recv(4096):
                 taken.append(time.monotonic())
+                begun.set()
                 server.over.wait(0.02)
 
     server = raw(sip)
     under_way = post(f"http://127.0.0.1:{server.port}", 30, [incompressible], switch)
-    begun.wait(10)
+    assert begun.wait(20)
     switch.turn_off()
     assert under_way.wait().withheld
     eventually(lambda: not threads(), timeout=2)
