@@ -143,6 +143,7 @@ def test_corrupt_config_sends_nothing_and_is_left_as_it_is(
     assert (installation.config / "config.json").read_bytes() == content
 
 
+@pytest.mark.soak
 def test_offline_is_one_line(installation: Installation, receiver: PostHogServer) -> None:
     """Being offline is one line when it begins and one when it ends, whatever happens in between."""
     receiver.refuse()
@@ -157,6 +158,7 @@ def test_offline_is_one_line(installation: Installation, receiver: PostHogServer
     assert sum("is delivered to" in line for line in out.splitlines()) == 1, out
 
 
+@pytest.mark.soak
 def test_events_of_an_outage_are_never_sent_after_an_opt_out(
     installation: Installation, receiver: PostHogServer
 ) -> None:

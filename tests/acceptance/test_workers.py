@@ -136,15 +136,14 @@ def check(names: Counter[str], receiver: PostHogServer, *, successors: bool = Fa
     [
         ("sync", "reload", False),
         ("gthread", "kill", True),
-        ("uvicorn_worker.UvicornWorker", "recycle", False),
     ],
 )
 def test_workers_are_one_application(
     installation: Installation, receiver: PostHogServer, kind: str, what: str, *, preload: bool
 ) -> None:
-    """Several workers are one application, through a rolling reload, recycling and a kill -9."""
+    """Several workers are one application, through a rolling reload and a kill -9."""
     names = live(installation, receiver, kind, what, preload=preload, workers=FEW)
-    check(names, receiver, successors=what in {"recycle", "reload"})
+    check(names, receiver, successors=what == "reload")
 
 
 @pytest.mark.soak

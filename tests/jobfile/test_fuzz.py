@@ -230,14 +230,14 @@ FILES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=FILES)
 def test_any_values(tmp_path: Path, content: dict[str, Any]) -> None:
     """Any value of any type in any field is a plan or a located error."""
     assert read(tmp_path, "jobs.yaml", json.dumps(content).encode()) < LONGEST
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), name=st.sampled_from(["jobs.yaml", "config.json", "config.yaml"]))
 def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     """So are any bytes at all."""

@@ -107,7 +107,7 @@ def test_one_of_a_thousand(host: Host) -> None:
     eventually(lambda: runs.total() >= ran + BUSY)
 
 
-@pytest.mark.parametrize("number_of_edits", [40, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("number_of_edits", [20, pytest.param(200, marks=pytest.mark.soak)])
 def test_many_edits(host: Host, number_of_edits: int) -> None:
     """After many edits in quick succession, half of them mistakes, the last plan runs, no job lost and none doubled."""
     dice = random.Random(200)

@@ -223,7 +223,7 @@ def check_job_file(text: str) -> None:
     assert disagreement(refused, problems) == [], f"\n{text}"
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(job_files())
 def test_the_job_schema_accepts_what_the_loader_accepts(text: str) -> None:
     """On 200 generated job files schema and loader say the same, but for what is listed."""
@@ -231,7 +231,7 @@ def test_the_job_schema_accepts_what_the_loader_accepts(text: str) -> None:
 
 
 @pytest.mark.soak
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(job_files())
 def test_the_job_schema_accepts_what_the_loader_accepts_at_length(text: str) -> None:
     """The same on 2,000 job files, other ones each time."""
@@ -257,7 +257,7 @@ SETTING = st.sampled_from(KEYS).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(SETTING, max_size=3).map(dict[str, Any]))
 def test_the_config_schema_accepts_what_the_loader_accepts(values: dict[str, Any]) -> None:
     """On 200 generated config files schema and loader say the same; a stop that may take hours is beyond a schema."""

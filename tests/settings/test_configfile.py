@@ -283,7 +283,7 @@ def pairs(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(json_files(), st.booleans() | st.integers(-9, 9) | TEXT)
 def test_json_round_trip(file: tuple[str, str, str], value: str | bool | int) -> None:
     """In any JSON file, whatever its style, only the value of the key changes or one member is added at the end."""
@@ -342,7 +342,7 @@ def yaml_files(draw: st.DrawFn) -> tuple[str, str, str]:
     return before, value, behind
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(yaml_files(), st.booleans() | st.integers(-9, 9) | TEXT)
 def test_yaml_round_trip(file: tuple[str, str, str], value: str | bool | int) -> None:
     """In any YAML file only the value of the key changes or one line is added; the rest says what it said."""
@@ -774,7 +774,7 @@ def test_nothing_is_made_to_remove_a_key(tmp_path: Path) -> None:
     assert not names(tmp_path)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(yaml_files())
 def test_removing_from_any_file(file: tuple[str, str, str]) -> None:
     """In any YAML file a key that was set is removed again, and the rest says what it said, or a person is asked."""

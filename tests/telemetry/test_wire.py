@@ -178,34 +178,6 @@ def test_preview_is_what_is_sent(installation: Installation, receiver: PostHogSe
     assert [path.name for path in installation.config.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("way", ["file", "environment", "host"])
-def test_key_and_host_reach_the_wire(installation: Installation, receiver: PostHogServer, way: str) -> None:
-    """``telemetryApiKey`` and ``telemetryHost`` from the file, the environment and the host are used."""
-    (installation.config / "config.json").unlink()
-    arguments, environ = "", {}
-    if way == "file":
-        installation.write(telemetryApiKey="phc_way", telemetryHost=receiver.url)
-    elif way == "environment":
-        environ = {"TELEMETRY_API_KEY": "phc_way", "TELEMETRY_HOST": receiver.url}
-    else:
-        arguments = f', api_key="phc_way", host="{receiver.url}"'
-    process = installation.script(
-        f"""
-        from apscheduler.schedulers.background import BackgroundScheduler
-        import lifebeat
-
-        scheduler = BackgroundScheduler()
-        lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2"{arguments})
-        scheduler.start()
-        scheduler.shutdown()
-        """,
-        **environ,
-    )
-    _, err = process.communicate(timeout=20)
-    assert receiver.names() == ["startup", "shutdown"], err
-    assert {request.json()["api_key"] for request in receiver.requests} == {"phc_way"}
-
-
 def test_redirects_are_not_followed(installation: Installation, receiver: PostHogServer) -> None:
     """A server that redirects does not get the events sent elsewhere."""
     from lifebeat.testing import PostHogServer as Elsewhere

@@ -41,7 +41,7 @@ def inside(node: Node) -> list[Node]:
     return [node, *(one for child in below for one in inside(child))]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(TEXTS, values(TEXTS), max_size=5), st.sampled_from([None, 2]))
 def test_json_is_read_with_offsets(written: dict[str, Any], indent: int | None) -> None:
     """The value is what Python's own reader finds, and the text between a node's offsets says just that."""
@@ -52,7 +52,7 @@ def test_json_is_read_with_offsets(written: dict[str, Any], indent: int | None) 
         assert json.loads(text[node.start : node.end]) == value_of(node)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.dictionaries(WORDS, values(WORDS), max_size=5), st.sampled_from([True, False]))
 def test_yaml_means_the_same_as_json(written: dict[str, Any], flow: bool) -> None:
     """A value that YAML dumps is read as the same value that JSON dumps."""
