@@ -55,11 +55,11 @@ assert done.wait(20)
 """,
     "a listener": """
 scheduler = attached(BackgroundScheduler())
+first = threading.Lock()
 def stop(_):
-    if done.is_set():
-        return
-    threading.Thread(target=scheduler.shutdown, kwargs={"wait": False}).start()
-    done.set()
+    if first.acquire(blocking=False):  # two jobs may end at once
+        threading.Thread(target=scheduler.shutdown, kwargs={"wait": False}).start()
+        done.set()
 scheduler.add_listener(stop, EVENT_JOB_EXECUTED)
 scheduler.start()
 soon(scheduler, int)
