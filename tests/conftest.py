@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# jsonschema would make 38 grammars of it, five seconds in each process, for formats that are not checked here.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
+
 TEMPORARY = f"{tempfile.gettempdir()}{os.sep}"
 OURS = (str(Path(__file__).parents[1]), sys.prefix)  # these may lie there as well
 LONG = (

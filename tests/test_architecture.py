@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -100,14 +101,24 @@ def files() -> dict[str, Path]:
 
 
 FILES = files()
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-NODES = {name: list(ast.walk(tree)) for name, tree in TREES.items()}
+
+
+@cache
+def all_trees() -> dict[str, ast.Module]:
+    """Every module, parsed."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+@cache
+def all_nodes() -> dict[str, list[ast.AST]]:
+    """What every module consists of."""
+    return {name: list(ast.walk(tree)) for name, tree in all_trees().items()}
 
 
 def imports_of(name: str) -> set[str]:
     """What a module imports, late and type-only imports included."""
     found: set[str] = set()
-    for node in NODES[name]:
+    for node in all_nodes()[name]:
         if isinstance(node, ast.Import):
             found |= {one.name for one in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -122,7 +133,10 @@ def room_of(name: str) -> str:
     return parts[0] if parts[0] == "lifebeat_jobs" else (parts[1] if len(parts) > 1 else "__init__")
 
 
-IMPORTS = {name: imports_of(name) for name in FILES}
+@cache
+def all_imports() -> dict[str, set[str]]:
+    """What every module imports."""
+    return {name: imports_of(name) for name in FILES}
 
 
 def test_every_room_has_a_floor() -> None:
@@ -133,7 +147,7 @@ def test_every_room_has_a_floor() -> None:
 def test_imports_only_go_down() -> None:
     """A room imports rooms below it, or itself."""
     upward: set[tuple[str, str]] = set()
-    for name, imported in IMPORTS.items():
+    for name, imported in all_imports().items():
         here = room_of(name)
         for other in imported & set(FILES):
             there = room_of(other)
@@ -155,7 +169,7 @@ def test_no_circles() -> None:
         if name in path:
             pytest.fail("circle: " + " -> ".join((*path[path.index(name) :], name)))
         if name not in below:
-            mine = IMPORTS[name] & set(FILES)
+            mine = all_imports()[name] & set(FILES)
             below[name] = mine.union(*(reach(other, (*path, name)) for other in mine))
         return below[name]
 
@@ -168,7 +182,7 @@ def test_each_library_is_known_to_one_room() -> None:
     """Whoever changes a library, or its version, looks into one folder."""
     elsewhere = {
         (name, library)
-        for name, imported in IMPORTS.items()
+        for name, imported in all_imports().items()
         for library in {one.partition(".")[0] for one in imported} & set(LIBRARIES)
         if room_of(name) not in LIBRARIES[library]
     }
@@ -178,7 +192,7 @@ def test_each_library_is_known_to_one_room() -> None:
 def names_of_ours() -> set[str]:
     """Every name that a file of ours defines: functions, classes, attributes, fields."""
     own: set[str] = set()
-    for nodes in NODES.values():
+    for nodes in all_nodes().values():
         for one in nodes:
             if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 own.add(one.name)
@@ -194,7 +208,7 @@ def test_no_other_private_part_is_reached_into() -> None:
     reaches = {reach for _, reach in REACHES}
     ours = names_of_ours() - reaches
     found: set[tuple[str, str]] = set()
-    for name, nodes in NODES.items():
+    for name, nodes in all_nodes().items():
         for one in nodes:
             asked = one.attr if isinstance(one, ast.Attribute) else one.name if isinstance(one, ast.FunctionDef) else ""
             if asked.startswith("_") and not asked.startswith("__") and asked not in ours | _PUBLIC:
@@ -211,12 +225,15 @@ def calls_in(nodes: list[ast.AST]) -> dict[str, list[ast.Call]]:
     return found
 
 
-CALLS = {name: calls_in(nodes) for name, nodes in NODES.items()}
+@cache
+def all_calls() -> dict[str, dict[str, list[ast.Call]]]:
+    """What every module calls."""
+    return {name: calls_in(found) for name, found in all_nodes().items()}
 
 
 def callers_of(*calls: str) -> set[str]:
     """Every module that makes one of the calls."""
-    return {name for name, made in CALLS.items() if made.keys() & set(calls)}
+    return {name for name, made in all_calls().items() if made.keys() & set(calls)}
 
 
 @pytest.mark.parametrize(("call", "allowed"), DOORS.items())
@@ -259,7 +276,7 @@ def differences_in(tree: ast.AST) -> set[str]:
 
 def test_no_length_is_a_difference_of_wall_clock_times() -> None:
     """Lengths are told by boot time; only between two boots there is no other clock than the one on the wall."""
-    found = {(name, function) for name, tree in TREES.items() for function in differences_in(tree)}
+    found = {(name, function) for name, tree in all_trees().items() for function in differences_in(tree)}
     assert found == {("lifebeat.clock", "between")}
 
 
