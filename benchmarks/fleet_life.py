@@ -37,6 +37,9 @@ class Clock:
     def boot_id(self) -> str:
         return f"boot {self.boots}"
 
+    def earliest(self) -> float:
+        return BEGINNING
+
 
 def grid(number: int) -> Instants:
     """Return an instance's instants."""

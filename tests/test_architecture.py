@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("architecture")  # the house is parsed once, not once in each worker
+
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-RELEASED = "2026-11-28"  # the day of this version's release: a clock that is earlier has not been set
+RELEASED = "2026-11-01"  # the month of this version's release: a clock that is earlier has not been set
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _LENGTHS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

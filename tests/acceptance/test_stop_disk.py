@@ -220,7 +220,7 @@ NEED_SHIM = {"fsync takes 1 s", "fsync takes 3 s", "no thread can be started"}
 QUICK = {
     ("fsync takes 3 s", "shutdown()"),
     ("database under BEGIN EXCLUSIVE", "loop"),
-    ("no thread can be started", "signals=True"),
+    ("no thread can be started", "shutdown()"),
 }
 
 

@@ -83,11 +83,6 @@ scheduler = attached(BackgroundScheduler())
 scheduler.start()
 scheduler.shutdown()
 """,
-    "nobody: the program just ends": """
-scheduler = attached(BackgroundScheduler())
-scheduler.start()
-time.sleep(0.7)
-""",
     "sys.exit in a thread's finally": """
 scheduler = attached(BackgroundScheduler())
 scheduler.start()

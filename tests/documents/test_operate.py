@@ -205,6 +205,7 @@ def test_moved_installation_keeps_its_id(installation: Installation, receiver: P
     assert live(copied(installation, machine(tmp_path, "moved")), receiver) == first
 
 
+@pytest.mark.soak
 def test_cleaned_copy_gets_an_id_of_its_own(
     installation: Installation, receiver: PostHogServer, tmp_path: Path
 ) -> None:

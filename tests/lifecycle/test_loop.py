@@ -96,7 +96,7 @@ def turns(installation: Installation, number: int) -> tuple[float, float]:
     return float(latest), float(stop)
 
 
-@pytest.mark.parametrize("behave", [healthy, hanging, refusing])
+@pytest.mark.parametrize("behave", [healthy, hanging, pytest.param(refusing, marks=pytest.mark.soak)])
 def test_a_loop_is_not_held_up(
     installation: Installation, receiver: PostHogServer, behave: Callable[[PostHogServer], None]
 ) -> None:

@@ -200,7 +200,9 @@ def instants(receiver: PostHogServer) -> list[float]:
     return [one.timestamp() // INTERVAL for one in times]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.soak] * (one in {"Twisted", "Gevent"})) for one in KINDS]
+)
 def test_scheduler(installation: Installation, receiver: PostHogServer, name: str) -> None:
     """One startup, a heartbeat per instant, one shutdown, a clean end; functions run where they should."""
     kind = KINDS[name]

@@ -190,6 +190,7 @@ def test_redirects_are_not_followed(installation: Installation, receiver: PostHo
         assert elsewhere.connections == 0
 
 
+@pytest.mark.soak
 def test_a_poison_event_is_dropped_alone(installation: Installation, receiver: PostHogServer) -> None:
     """A batch that is rejected for one of its events is halved until that one stands alone; the rest is delivered."""
     receiver.refuse()
