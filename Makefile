@@ -19,7 +19,7 @@ run: .venv/.run          ## the main job in ten seconds: host, jobs and a local 
 	@$(BIN)/lifebeat demo
 
 test: .venv/.dev         ## every test but the long ones, and those of engines and deploy/
-	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not soak" --ignore tests/deploy --ignore tests/engines
+	$(BIN)/python -m pytest -n 5 --dist loadgroup -m "not soak" --ignore tests/deploy --ignore tests/engines
 
 lint: .venv/.dev         ## the linter and the formatter, in seconds
 	$(BIN)/ruff check .
