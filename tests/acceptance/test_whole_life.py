@@ -180,10 +180,11 @@ def test_the_host_keeps_what_is_its_own(installation: Installation, receiver: Po
         lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
         scheduler.add_job(print, "interval", hours=1, id="heartbeat")
         scheduler.start()
-        while [job.id for job in scheduler.get_jobs()][-1] != "lifebeat:heartbeat" or len(scheduler.get_jobs()) != 2:
+        kept = {"heartbeat", "lifebeat:heartbeat"}  # what Lifebeat does once, such as making up for a run, comes and goes
+        while not kept <= {job.id for job in scheduler.get_jobs()}:
             time.sleep(0.02)
         scheduler.remove_all_jobs()
-        print([job.id for job in scheduler.get_jobs()])
+        print([job.id for job in scheduler.get_jobs() if job.id in kept])
         scheduler.shutdown()
     """)
     out, _ = process.communicate(timeout=20)
