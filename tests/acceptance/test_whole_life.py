@@ -180,7 +180,7 @@ def test_the_host_keeps_what_is_its_own(installation: Installation, receiver: Po
         lifebeat.attach(scheduler, app_name="notes", app_version="1.4.2")
         scheduler.add_job(print, "interval", hours=1, id="heartbeat")
         scheduler.start()
-        kept = {"heartbeat", "lifebeat:heartbeat"}  # what Lifebeat does once, such as making up for a run, comes and goes
+        kept = {"heartbeat", "lifebeat:heartbeat"}  # a run that is made up for comes and goes
         while not kept <= {job.id for job in scheduler.get_jobs()}:
             time.sleep(0.02)
         scheduler.remove_all_jobs()
