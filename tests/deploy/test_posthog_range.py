@@ -33,6 +33,7 @@ def test_the_oldest_speaks_the_same_wire(tmp_path: Path) -> None:
     said = run(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
         *("-k", "not poison and not redirects"),  # long, and the same for every SDK
+        f"--basetemp={tmp_path / 'tests'}",  # else it looks for old runs to delete, as this one does
         ROOT / "tests" / "telemetry" / "test_wire.py",
         cwd=ROOT,
         environ=environ,
