@@ -266,11 +266,10 @@ class Job:
         try:
             instants = CronInstants(cron)
             at = instants.after(to_instant(self._now))
-            following = None if at is None else instants.after(at)
-            if at is not None and following is not None:
-                self._check_retry((following - at) * MICROSECOND)
             if at is None:
                 self._fault(self._fields["cron"][1], f"cron: {cron.expression!r} names a day that never comes")
+            elif "retry" in self._values and (following := instants.after(at)) is not None:
+                self._check_retry((following - at) * MICROSECOND)
         except ValueError as error:
             self._fault(self._fields["cron"][1], f"cron: {error}")
 

@@ -375,7 +375,7 @@ class Life:
             instant: The instant of the run.
             timeout: How long it may take; ``None`` for the job's own timeout.
             attempt: How many times it has been called for that instant, this one included.
-            by_hand: Whether somebody ordered it.
+            by_hand: Whether it was ordered by hand.
 
         Returns:
             What a host's job has raised, which has been said; ``None`` if it ended well.
@@ -387,9 +387,7 @@ class Life:
             self._calling[spec.id] += 1
         try:
             self._runner.call(spec, instant, started, timeout=timeout, attempt=attempt, by_hand=by_hand)
-        except (
-            BaseException
-        ) as error:  # it is said, and returned; neither sys.exit() nor a cancelled task ends a thread
+        except BaseException as error:  # logged and returned: neither sys.exit() nor a cancelled task ends a thread
             if is_ctrl_c(error):
                 raise
             failed = error

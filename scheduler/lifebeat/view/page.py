@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from lifebeat.history import FAILED
+from lifebeat.jobfile.targets import is_telemetry
 from lifebeat.version import __version__
 from lifebeat.view.elements import Markup, element, joined, pairs, table
 from lifebeat.view.style import FILE_POLICY, STYLE
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 SHOWN, MOST_SHOWN = 200, 5000  # events and runs, newest first
-_FAILED = ("failed", "timed out", "left behind", "missed")
 _MORNING = 6
 DONE = {
     "off": "Telemetry is turned off. What was pending will not be sent.",
@@ -223,7 +224,7 @@ class Page:
 
     def _steering(self, job: dict[str, Any]) -> Markup:
         name = job["job"]
-        own = job["enabled"] and not job["run"].startswith("lifebeat_jobs.")  # telemetry is not started by hand
+        own = job["enabled"] and not is_telemetry(job["run"])  # which is not started by hand
         start = self._button("start", "Start", job=name) if own else None
         if job["paused"]:
             return joined(start, self._button("resume", "Resume", job=name))
@@ -348,7 +349,7 @@ def _exact(event: dict[str, Any]) -> Markup:
 
 
 def _outcome(run: dict[str, Any]) -> Markup:
-    kind = "bad" if run["outcome"] in _FAILED else "ok" if run["outcome"] == "ok" else None
+    kind = "bad" if run["outcome"] in FAILED else "ok" if run["outcome"] == "ok" else None
     return element("span", run["outcome"], class_=kind)
 
 

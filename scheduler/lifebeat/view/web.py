@@ -29,6 +29,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _LONGEST_FORM = 4096
+_MOST_DIGITS = 20
 
 
 class Refused(Exception):
@@ -96,7 +97,7 @@ class View:
     def _seen(self, environ: dict[str, Any]) -> Answer:
         query = parse_qs(environ.get("QUERY_STRING", ""))
         asked = query.get("shown", [""])[-1]
-        shown = min(int(asked), MOST_SHOWN) if asked.isascii() and asked.isdigit() and int(asked[:9]) else SHOWN
+        shown = min(_number(asked) or SHOWN, MOST_SHOWN)
         return HTTPStatus.OK, self._page(shown).html(done=query.get("done", [None])[-1]), {}
 
     def _acted(self, name: str, form: dict[str, str]) -> Answer:
@@ -113,15 +114,20 @@ class View:
         return Page(self._look(shown), actions=self._buttons, token=self._token, shown=shown)
 
     def _form(self, environ: dict[str, Any]) -> dict[str, str]:
-        written = environ.get("CONTENT_LENGTH") or "0"
-        if not written.isascii() or not written.isdigit() or int(written[:9]) > _LONGEST_FORM:
+        length = _number(environ.get("CONTENT_LENGTH") or "0")
+        if length is None or length > _LONGEST_FORM:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the form is too long")
-        content: bytes = environ["wsgi.input"].read(int(written))
+        content: bytes = environ["wsgi.input"].read(length)
         fields = parse_qs(content.decode(errors="replace"), keep_blank_values=True)
         form = {name: values[-1] for name, values in fields.items()}
         if self._token and not hmac.compare_digest(form.pop("token", "").encode(), self._token.encode()):
             raise Refused(HTTPStatus.FORBIDDEN, "the form is not from this page")
         return form
+
+
+def _number(text: str) -> int | None:
+    """Return a whole number from 0 up; ``None`` for what is none, or absurdly long."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _check_origin(environ: dict[str, Any]) -> None:
