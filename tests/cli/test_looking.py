@@ -311,7 +311,9 @@ def test_a_look_beside_a_running_host_changes_nothing(installation: Installation
     installation.receiver.refuse()
     host = installation.lifebeat("run", "--config", "config")
     log = ("log", "--json", "--config", "config")
+    runs = ("runs", "--json", "--config", "config")
     eventually(lambda: any(one["attempts"] for one in json.loads(installation.run(*log)[1])))
+    eventually(lambda: [one["outcome"] for one in json.loads(installation.run(*runs)[1])] == ["ok"])
     before = tree(installation.directory)
     found = run_all(installation, LOOKING)
     assert tree(installation.directory) == before
