@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_LONGEST_REASON = 200
+LONGEST_REASON = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,17 @@ def in_words(error: BaseException) -> str:
         said = ""
     if not isinstance(error, LifebeatError):
         said = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    said = re.sub(r"://[^/\s@]*@", "://...@", said[: 8 * _LONGEST_REASON])  # a password in a URL
-    shown = "".join(letter if letter.isprintable() else " " for letter in said[: 4 * _LONGEST_REASON])
-    return " ".join(shown.split())[:_LONGEST_REASON]
+    said = re.sub(r"://[^/\s@]*@", "://...@", said[: 8 * LONGEST_REASON])  # a password in a URL
+    return " ".join(blanked(said[: 4 * LONGEST_REASON]).split())[:LONGEST_REASON]
+
+
+def blanked(text: str) -> str:
+    """Return a text with a blank for each character that cannot be printed, such as a line's end or an escape code."""
+    return "".join(one if one.isprintable() else " " for one in text)
+
+
+def coded(text: str, *, keep: str = "") -> str:
+    """Return a text with the code of each character that cannot be printed, but for those to ``keep``."""
+    if text.isprintable():  # as most are: a page has many thousands
+        return text
+    return "".join(one if one.isprintable() or one in keep else f"\\x{ord(one):02x}" for one in text)

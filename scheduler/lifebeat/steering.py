@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from lifebeat import record
-from lifebeat.errors import LifebeatError
+from lifebeat.errors import LONGEST_REASON, LifebeatError, blanked
+from lifebeat.schedule.instants import SECOND
 from lifebeat.storage import safe_file
 from lifebeat.text.hints import did_you_mean
 
@@ -28,7 +29,6 @@ OPT_OUT = ""  # no job is called so
 START_WITHIN = 600.0  # seconds; an order that no process has followed by then is void
 _KEY = "steering"
 _NEVER: dict[str, Any] = {"at": 0.0}
-_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Steering:
 
     Attributes:
         paused: Since when it is or was paused; ``None`` for never.
-        until: When the pause ends or ended; ``None`` for when somebody resumes it.
-        why: Why, as somebody said; ``None`` where nobody did.
+        until: When the pause ends or ended; ``None`` for until it is resumed.
+        why: The reason that was given; ``None`` for none.
         start: When a run was last ordered, in microseconds since the epoch: its instant; ``None`` for never.
         at: When the job was last paused or resumed.
     """
@@ -87,9 +87,14 @@ def find(specs: Iterable[JobSpec], job: str) -> JobSpec:
     """
     known = {spec.id: spec for spec in specs}
     if job not in known:
-        hint = did_you_mean(job, known) or f" (there are: {', '.join(known) or 'none'})"
-        raise LifebeatError(f"there is no job {job!r}{hint}")
+        raise unknown(job, known)
     return known[job]
+
+
+def unknown(job: str, known: Collection[str]) -> LifebeatError:
+    """Return the error for a name that no job has; which one may be meant."""
+    hint = did_you_mean(job, known) or f" (there are: {', '.join(known) or 'none'})"
+    return LifebeatError(f"there is no job {job!r}{hint}")
 
 
 def start(state_dir: Path | None, spec: JobSpec, clock: Clock) -> Answer:
@@ -98,7 +103,7 @@ def start(state_dir: Path | None, spec: JobSpec, clock: Clock) -> Answer:
         return Answer(False, f"{spec.id}: telemetry reports what happens, and is not started by hand")
     if not spec.enabled:
         return Answer(False, f"{spec.id}: is off; set `enabled: true` in the job file")
-    instant = int(clock.time() * 1_000_000)
+    instant = int(clock.time() * SECOND)
     words = f"{spec.id}: ordered; a running process starts it within 2 s (see: lifebeat runs {spec.id})"
     return _order(state_dir, spec.id, lambda before: replace(before, start=instant), words)
 
@@ -108,7 +113,7 @@ def pause(state_dir: Path | None, spec: JobSpec, clock: Clock, *, until: float |
     now = clock.time()
     if until is not None and until <= now:
         return Answer(False, f"{spec.id}: the end of the pause is past")
-    shown = "".join(letter if letter.isprintable() else " " for letter in why or "")[:_LONGEST_REASON].strip() or None
+    shown = blanked(why or "")[:LONGEST_REASON].strip() or None
     paused = Steering(now, until, shown)
     words = f"{spec.id}: {paused.in_words()}"
     return _order(state_dir, spec.id, lambda before: replace(paused, start=before.start, at=_at(before, now)), words)

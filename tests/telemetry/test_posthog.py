@@ -6,10 +6,8 @@ import contextlib
 import gzip
 import itertools
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from email.utils import formatdate
@@ -23,6 +21,7 @@ from lifebeat.testing import PostHogServer
 from lifebeat_jobs import answers, events, posthog
 from lifebeat_jobs.connections import Connections, CutError
 from lifebeat_jobs.posthog import Post
+from tls import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -389,14 +388,7 @@ def test_a_server_that_speaks_something_else(raw: Callable[..., Raw], garbage: b
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 that nobody has signed, and its key, in one file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl, to make a certificate")
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
-    made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
-    subprocess.run([*made, "-keyout", path, "-out", f"{path}.crt"], check=True, capture_output=True)
-    path.write_text(path.read_text() + path.with_name("server.pem.crt").read_text())
-    return path
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def tls_server(raw: Callable[..., Raw], certificate: Path) -> Raw:

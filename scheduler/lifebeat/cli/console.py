@@ -43,6 +43,35 @@ def say(text: str, *, end: str = "\n") -> None:
     _write(sys.stdout, text + end)
 
 
+def save(file: str, text: str, advice: str, *, mode: int, as_json: bool) -> int:
+    """Write a file that was asked for by name, and say where it is.
+
+    Args:
+        file: Its name; a device or a pipe is written into.
+        text: What it holds.
+        advice: What to do with it.
+        mode: The mode of a new one.
+        as_json: Whether to say it to a program.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        LifebeatError: It cannot be written.
+    """
+    from pathlib import Path
+
+    from lifebeat.storage import safe_file
+
+    try:
+        safe_file.write(Path(file), text.encode(), mode=mode)
+    except OSError as error:
+        raise LifebeatError(f"{file}: cannot be written: {error.strerror}") from None
+    path = safe_file.absolute(file)
+    say_json({"file": path}) if as_json else say(f"{path}: written; {advice}")
+    return DONE
+
+
 def say_json(value: Any) -> None:
     """Write JSON for programs to standard output."""
     say(json.dumps(value, indent=2, default=str))

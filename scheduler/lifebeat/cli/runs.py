@@ -12,7 +12,6 @@ from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import ConfigError, LifebeatError
 from lifebeat.schedule.instants import SECOND
-from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -155,8 +154,7 @@ def check_job(application: Application, job: str, remembered: Iterable[Run] = ()
     """
     known = dict.fromkeys((*(spec.id for spec in application.load().specs), *(run.job for run in remembered)))
     if job not in known:
-        hint = did_you_mean(job, known) or f" (there are: {', '.join(known) or 'none'})"
-        raise LifebeatError(f"there is no job {job!r}{hint}")
+        raise steering.unknown(job, known)
 
 
 def as_dict(run: Run) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console, options
 from lifebeat.cli.console import DONE, PROBLEM
 from lifebeat.errors import LifebeatError
-from lifebeat.storage import safe_file
 from lifebeat.text.hints import did_you_mean
 
 if TYPE_CHECKING:
@@ -169,23 +167,12 @@ def describe(args: argparse.Namespace) -> int:
     application = Application(args)
     context, telemetry = application.context("describe"), application.telemetry
     if args.lock is not None:
-        return _lock(Path(args.lock), telemetry.contract(context), as_json=args.json)
+        advice = "keep it with the application's tests"
+        return console.save(args.lock, telemetry.contract(context), advice, mode=0o644, as_json=args.json)
     if args.json:
         console.say_json(json.loads(telemetry.contract(context)))
     else:
         console.say(telemetry.describe(context), end="")
-    return DONE
-
-
-def _lock(path: Path, contract: str, *, as_json: bool) -> int:
-    try:
-        safe_file.write(path, contract.encode(), mode=0o644)
-    except OSError as error:
-        raise LifebeatError(f"{path}: cannot be written: {error.strerror}") from None
-    if as_json:
-        console.say_json({"file": safe_file.absolute(path)})
-    else:
-        console.say(f"{safe_file.absolute(path)}: written; keep it with the application's tests")
     return DONE
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifebeat.cli import console, options
@@ -15,6 +14,7 @@ from lifebeat.errors import LifebeatError
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from lifebeat.cli.application import Application
     from lifebeat.cli.options import CommandLine
@@ -67,22 +67,13 @@ def view(args: argparse.Namespace) -> int:
 
 
 def _export(application: Application, file: str, *, as_json: bool) -> int:
-    from lifebeat.storage import safe_file
     from lifebeat.view.page import SHOWN, Page
 
     page = Page(gather(application, SHOWN)).html()
     if file == "-":
         console.say(page, end="")
         return DONE
-    try:
-        safe_file.write(Path(file), page.encode())
-    except OSError as error:
-        raise LifebeatError(f"{file}: cannot be written: {error.strerror}") from None
-    if as_json:
-        console.say_json({"file": safe_file.absolute(file)})
-    else:
-        console.say(f"{safe_file.absolute(file)}: written; open it in a browser")
-    return DONE
+    return console.save(file, page, "open it in a browser", mode=0o600, as_json=as_json)
 
 
 def buttons(find: Callable[[], Application]) -> dict[str, Callable[[Mapping[str, str]], object]]:

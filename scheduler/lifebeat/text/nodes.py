@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from lifebeat.errors import Problem
+from lifebeat.errors import Problem, coded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ class Document:
     def problem(self, message: str, at: Node | int) -> Problem:
         """Return a problem at a place in the text; with its line, where that may be shown."""
         line, column = self.place(at if isinstance(at, int) else at.start)
-        message = "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in message)
+        message = coded(message)
         if len(message) > _LONGEST_MESSAGE:  # what was written was long: how it begins, and what to do
             message = f"{message[: _LONGEST_MESSAGE // 2]} … {message[-_LONGEST_MESSAGE // 2 :]}"
         return Problem(self.source, message, line, column, None if self.is_private else self.line(line))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from lifebeat.errors import coded
+
 
 class Markup(str):
     """HTML that is made here; any other string is text."""
@@ -40,14 +42,7 @@ def joined(*children: Any) -> Markup:
 
 def escaped(value: Any) -> str:
     """Return a value as text of HTML, in which a page and a terminal show what it is and do nothing else."""
-    return html.escape(printable(str(value)))
-
-
-def printable(text: str) -> str:
-    """Return a text with the codes of what cannot be seen: escape codes, changes of direction, half letters."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in text)
+    return html.escape(coded(str(value), keep="\n"))
 
 
 def table(caption: str, headings: list[str], rows: list[list[Any]], **attributes: Any) -> Markup:
