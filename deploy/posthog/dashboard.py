@@ -77,9 +77,9 @@ def read(path: Path) -> Tile:
     """A query file: comments that say its title, what it answers, ``display:`` and ``columns:``; then the HogQL."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
-    told = dict(one.split(": ", 1) for one in comments if one.startswith(("display: ", "columns: ")))
-    words = [one for one in comments[1:] if one.split(": ")[0] not in told]
-    return Tile(comments[0], " ".join(words), told["display"], tuple(told["columns"].split(", ")), hogql(path))
+    settings = dict(one.split(": ", 1) for one in comments if one.startswith(("display: ", "columns: ")))
+    words = [one for one in comments[1:] if one.split(": ")[0] not in settings]
+    return Tile(comments[0], " ".join(words), settings["display"], tuple(settings["columns"].split(", ")), hogql(path))
 
 
 def hogql(path: Path) -> str:
@@ -245,8 +245,8 @@ def main(argv: list[str] | None = None) -> int:
     args = options.parse_args(argv)
     query = {"query": {"kind": "HogQLQuery", "query": hogql(PUBLISHED)}}
     if args.dry_run:
-        told = {"anonymize_ips": True, "template": template(args.name), "piece by piece": pieces(args.name)}
-        print(json.dumps(query if args.publish else told, indent=2))
+        planned = {"anonymize_ips": True, "template": template(args.name), "piece by piece": pieces(args.name)}
+        print(json.dumps(query if args.publish else planned, indent=2))
         return DONE
     try:
         project = Project(args.host, args.project, personal_key(os.environ))

@@ -56,7 +56,7 @@ href="counts.csv">counts.csv</a>.</p>
 its ID changes each month, those count that were heard of in the month of the Thursday; where it has none, the
 heartbeats of the Thursday.</li>
 <li>Groups of fewer than {threshold} are not shown. They are joined with the smallest that could be shown ("other"), so
-that it cannot be told which of them are small.</li>
+that none can say which of them are small.</li>
 <li>Every number is a multiple of {threshold}, at most {most} away from what was counted, and the rows of a table add
 up to the total. So whatever is added or subtracted, between rows or between weeks, is nothing or {threshold} and more:
 no smaller group can be read from it.</li>

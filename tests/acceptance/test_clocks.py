@@ -179,10 +179,10 @@ def test_a_board_whose_clock_is_not_set_tells_the_right_time(
         receiver.resume()
         assert installation.run("flush", "--config", "config")[0] == 0
     startup = next(event for event in receiver.events if event["event"] == "startup")
-    told = datetime.fromisoformat(startup["timestamp"]).timestamp()
+    reported = datetime.fromisoformat(startup["timestamp"]).timestamp()
     way = "online" if online else "offline"
     boot = "1970" if not boots_at else "60 days before the release"
-    print(f"\nROW| boot at {boot}, {way} | startup told {told - begun:.1f} s after the start |")
-    assert abs(told - begun) < 15
-    assert abs((uuid.UUID(startup["uuid"]).int >> 80) / 1000 - told) < 1
+    print(f"\nROW| boot at {boot}, {way} | startup reported {reported - begun:.1f} s after the start |")
+    assert abs(reported - begun) < 15
+    assert abs((uuid.UUID(startup["uuid"]).int >> 80) / 1000 - reported) < 1
     assert sorted(set(receiver.names())) == ["shutdown", "startup"]

@@ -35,7 +35,7 @@ def redis() -> Iterator[RedisServer]:
     made.close()
 
 
-def told(installation: Installation, *words: str) -> Any:
+def answer_of(installation: Installation, *words: str) -> Any:
     """What a command says, for programs."""
     code, out, err = installation.run(*words, "--json", "--config", "config")
     assert code == 0, (out, err)
@@ -77,19 +77,19 @@ def test_the_commands_say_what_the_host_does(
     in_code(installation, f'api_key="phc_in_code", host="{receiver.url}", release_version="v9.9.9"')
     process = started(installation, example, variables)
     receiver.wait_for(1, timeout=30)
-    eventually(lambda: told(installation, "log")[0]["state"] == "delivered")
+    eventually(lambda: answer_of(installation, "log")[0]["state"] == "delivered")
 
     (event,), (sent,) = receiver.events, receiver.requests
-    status = told(installation, "status")
+    status = answer_of(installation, "status")
     assert (status["telemetry"], status["host"], status["waiting"]) == ("on", receiver.url, 0)
     assert (status["instance_id"], status["error"]) == (event["distinct_id"], None)
     assert "notes 1.4.2, process " in status["application"]
     assert status["summary"].startswith(f"On. notes 1.4.2 sends to {receiver.url} every 24h; last delivered just now")
-    layers = {one["key"]: one for one in told(installation, "config", "--layers")}
+    layers = {one["key"]: one for one in answer_of(installation, "config", "--layers")}
     for key, value in {"telemetryHost": receiver.url, "appName": "notes", "releaseVersion": "v9.9.9"}.items():
         assert (layers[key]["value"], layers[key]["source"].partition(" (")[0]) == (value, "host argument")
     assert layers["telemetryApiKey"]["source"].startswith("host argument (notes 1.4.2, process ")
-    (shown,) = told(installation, "preview", "startup", "--request")
+    (shown,) = answer_of(installation, "preview", "startup", "--request")
     assert shown["request"] == f"POST {sent.path} HTTP/1.1"
     assert shown["headers"].keys() == {key for key, _ in sent.headers}
     changing = {"Content-Length"}
@@ -102,18 +102,18 @@ def test_the_commands_say_what_the_host_does(
     (previewed,) = shown["body"]["batch"]
     moving = dict.fromkeys(("uuid", "timestamp"))
     assert previewed | moving == event | moving
-    assert told(installation, "flush") == {"delivered": 0, "waiting": 0, "reason": None}
-    assert [one["body"] for one in told(installation, "log")] == [event]
+    assert answer_of(installation, "flush") == {"delivered": 0, "waiting": 0, "reason": None}
+    assert [one["body"] for one in answer_of(installation, "log")] == [event]
 
     kill(process)
-    assert "notes 1.4.2, last seen " in told(installation, "status")["application"]
+    assert "notes 1.4.2, last seen " in answer_of(installation, "status")["application"]
 
     (file,) = [path for path in installation.directory.rglob("*.py") if "phc_in_code" in path.read_text()]
     file.write_text(file.read_text().replace('api_key="phc_in_code"', 'api_key="phc_in_code", enabled=False'))
     before = len(receiver.requests)
     off = started(installation, example, variables)
-    eventually(lambda: told(installation, "status")["telemetry"] == "off")
-    assert "host argument" in told(installation, "status")["reason"]
-    assert told(installation, "flush")["reason"].startswith("telemetry is off")
+    eventually(lambda: answer_of(installation, "status")["telemetry"] == "off")
+    assert "host argument" in answer_of(installation, "status")["reason"]
+    assert answer_of(installation, "flush")["reason"].startswith("telemetry is off")
     end(off)
     assert len(receiver.requests) == before

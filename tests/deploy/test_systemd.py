@@ -345,13 +345,13 @@ def test_a_mistake_ends_in_the_code_that_ends_restarts(service: Service) -> None
 def test_the_watchdog_shows_where_it_is_stuck(service: Service) -> None:
     """What systemd's watchdog sends makes it write where each thread is."""
     (service.config / "config.json").write_text('{"telemetryEnabled": false}')
-    code, told = -signal.SIGSEGV, ""
+    code, err = -signal.SIGSEGV, ""
     while code == -signal.SIGSEGV:  # Python itself may fail when it shows a thread that is just ending
         process = service.start(WATCHDOG_USEC="0")
         service.manager.await_("READY")
-        code, _, told = end(process, signal.SIGABRT)
+        code, _, err = end(process, signal.SIGABRT)
     assert code == -signal.SIGABRT
-    assert "_main_loop" in told
+    assert "_main_loop" in err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another group")

@@ -82,10 +82,13 @@ def judge(cluster: Cluster, receiver: PostHogServer, fault: str, disturb: Callab
     said = cluster.end()
     eventually(lambda: receiver.names().count("shutdown"), 20)
     runs, names = so_far(), receiver.names()
-    told = names.count("startup"), names.count("shutdown")
-    print(f"\n| {fault} | {len(runs)} | {len(twice(runs))} | {len(missed(runs, 1.0))} | {told[0]} | {told[1]} ", end="")
+    startups, shutdowns = names.count("startup"), names.count("shutdown")
+    print(
+        f"\n| {fault} | {len(runs)} | {len(twice(runs))} | {len(missed(runs, 1.0))} | {startups} | {shutdowns} ",
+        end="",
+    )
     print(f"| {resumed:.1f} s | {lateness(runs)[0] * 1000:.0f} ms |")
-    assert told == (1, 1)
+    assert (startups, shutdowns) == (1, 1)
     assert not kept or (twice(runs), missed(runs, 1.0)) == ([], [])
     assert len({event["distinct_id"] for event in receiver.events}) == 1
     assert not any("lifebeat/" in line for one in said for line in one.split("Traceback")[1:]), said

@@ -103,7 +103,7 @@ def test_a_loop_is_not_held_up(
     """No turn is later than 20 ms, from attach over heartbeats up to the stop; the best of six processes.
 
     The import of PostHog's SDK is among what happens in that time. The stop takes half a second at most: the shutdown
-    is recorded before the listener returns, and what the network does not take by then goes on beside.
+    is recorded before the listener returns, and what the network does not take by then goes on in the background.
     """
     behave(receiver)
     installation.write(telemetryHeartbeatInterval="200ms", telemetryShutdownTimeout="3s")

@@ -231,7 +231,7 @@ def test_one_line_when_it_fails_and_one_when_it_recovers(
 def test_a_long_queue_is_no_reason_to_ask_more_often(
     application: Application, receiver: PostHogServer, number: int
 ) -> None:
-    """A day of failing is ten requests, whether one event waits or two batches do; then all goes out at once."""
+    """A day of failing is ten requests, whether one event waits or two batches do; then all is delivered at once."""
     application.record(number)
     receiver.answer(503)
     end = application.clock.time() + 24 * HOUR

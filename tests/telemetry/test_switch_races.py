@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.soak
 STAGES = ("look-up", "connect", "handshake", "body", "answer")
 MOMENTS = (0.05, 0.4, 0.9, 1.5)  # seconds after the delivery began
-SLOW = 4.5  # seconds that a stage takes: whoever only looks before it sends 3 s and more after the switch
+SLOW = 4.5  # seconds that a stage takes: a look only before it would send 3 s and more after the switch
 PROMISE = 2.0
 
 

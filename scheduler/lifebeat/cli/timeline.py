@@ -72,7 +72,7 @@ def _cells(instants: Instants, start: int, jitter: int) -> list[int]:
 
 
 def within(instants: Instants, start: int) -> list[int]:
-    """Return the instants of the half hour from ``start``, no more than are told apart."""
+    """Return the instants of the half hour from ``start``, at most as many as the drawing distinguishes."""
     found: list[int] = []
     at = instants.after(start - 1)
     while at is not None and at < start + CELL and len(found) < _MANY:

@@ -38,7 +38,7 @@ def add_commands(line: CommandLine) -> None:
 def view(args: argparse.Namespace) -> int:
     """Serve a page on this machine: whether it is on, who decided, what ran and runs next, what was sent; until Ctrl-C.
 
-    Its address holds a secret: whoever has it can see all of it, turn telemetry off and steer jobs.
+    Its address holds a secret: anyone who has it can see all of it, turn telemetry off and steer jobs.
     """
     from lifebeat.cli.application import Application
 

@@ -31,7 +31,7 @@ HEARTBEAT_FLOOR = timedelta(minutes=1)
 _SHORTEST = timedelta(seconds=1)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _REFERENCE = re.compile(r"\$\{([^{}$]*)\}")
-_NEVER_NULL = ("args", "enabled")  # nobody leaves a switch open to have it count as on
+_NEVER_NULL = ("args", "enabled")  # a switch that was left open must not count as on
 _STARTUP, _HEARTBEAT, _SHUTDOWN = targets.SHIPPED
 
 Fields: TypeAlias = dict[str, tuple[Scalar, Node]]

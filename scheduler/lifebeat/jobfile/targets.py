@@ -160,7 +160,7 @@ def refuse_result(result: Any) -> None:
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Return whether somebody interrupts the process: Python tells only the main thread of that."""
+    """Return whether it is Ctrl-C, which Python raises in the main thread only."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 

@@ -117,7 +117,7 @@ class Ending:
                 self._quietly(spec, partial(self.run_start_job, spec, self.application.now()))
 
     def _run_shutdown_jobs(self, left: Moment | None) -> None:
-        """Record the end and deliver within the deadline, and run the host's jobs beside, each within its own time."""
+        """Record the end and deliver within the deadline, and run the host's jobs meanwhile, each in its own time."""
         ends = [spec for spec in self.specs if isinstance(spec.trigger, AtShutdown)]
         mine = [spec for spec in ends if left is not None or not is_shared(spec)]
         hosts = [spec for spec in mine if not spec.is_telemetry]

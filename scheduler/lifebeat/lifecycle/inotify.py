@@ -61,7 +61,7 @@ class Inotify:
 
     @property
     def is_being_written(self) -> bool:
-        """Return whether somebody has written to a file, and has it open still."""
+        """Return whether a file that was written to is still open for writing."""
         return bool(self._being_written)
 
     def drain(self) -> None:

@@ -94,7 +94,7 @@ class FileCoordinator:
         """Leave the application within ``timeout`` seconds; return when, if this was the last process.
 
         Where the database cannot be used, being alone is all that can be known, and is the answer. The last process
-        keeps the lock, so that nobody joins before the end is reported, or this process dead.
+        keeps the lock, so that no process joins before the end is reported, or this process dead.
         """
         if self._joined is None:
             return None

@@ -5,7 +5,7 @@ A host with an admin area of its own puts it there, behind its own login::
     flask_app.wsgi_app = DispatcherMiddleware(flask_app.wsgi_app, {"/telemetry": lifebeat.view.wsgi(handle)})
     fastapi_app.mount("/telemetry", lifebeat.view.asgi(handle))
 
-Lifebeat does not know the host's users: whoever the host lets through sees the page, and may press its buttons.
+Lifebeat does not know the host's users: everyone that the host lets through sees the page, and may press its buttons.
 """
 
 from __future__ import annotations

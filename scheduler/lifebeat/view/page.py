@@ -1,4 +1,4 @@
-"""The page, made of what the commands give programs with ``--json``; it changes nothing and asks nobody."""
+"""The page, made of what the commands give programs with ``--json``; it reads and changes nothing else."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Page:
     Args:
         document: What it shows.
         actions: The actions that it has buttons for: names of ``DONE``.
-        token: What each form carries, so that nobody else can send one.
+        token: What each form carries, so that no other page can send one.
         shown: How many events and runs were asked for; ``None`` in a file, where no more can be.
     """
 

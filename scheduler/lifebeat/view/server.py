@@ -1,4 +1,4 @@
-"""The page on loopback, for whoever has its address."""
+"""The page on loopback, for those who have its address."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Server(ThreadingMixIn, WSGIServer):
         look: Returns what there is to see.
         actions: What can be done.
         port: Its port; 0 for one of the kernel's choice.
-        refused: Told why a request was not answered.
+        refused: Called with the reason why a request was not answered.
 
     Attributes:
-        longest: Seconds that a connection may last: who sends a byte now and then holds no thread for ever.
+        longest: Seconds that a connection may last: a client that sends a byte now and then holds no thread for ever.
         most: How many connections there may be at once.
-        url: The page's address; whoever has it may see and do everything.
+        url: The page's address, which is all that is needed to see and do everything.
 
     Raises:
         OSError: The port is not free.

@@ -49,7 +49,7 @@ class View:
         token: What the address has to begin with and each form has to carry; ``None`` where a host lets in only whom
             it knows.
         hosts: The names that this server has; ``None`` where a host looks at that itself.
-        refused: Told why a request was not answered.
+        refused: Called with the reason why a request was not answered.
     """
 
     def __init__(
